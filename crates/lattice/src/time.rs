@@ -1,0 +1,163 @@
+//! Hybrid logical time, and the injected sources of time and randomness.
+//!
+//! Must not read the machine's clock: whoever owns the edge hands it in.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+const COUNTER_BITS: u32 = 12;
+const COUNTER_MASK: u64 = (1 << COUNTER_BITS) - 1;
+const MICROS_MAX: u64 = u64::MAX >> COUNTER_BITS;
+
+/// A point in hybrid logical time (Kulkarni et al., "Logical Physical Clocks", 2014): 52 bits of
+/// Unix microseconds, then 12 bits of a counter. Totally ordered.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Time(u64);
+
+impl Time {
+    /// Before everything that is ever written.
+    pub const ZERO: Time = Time(0);
+    /// After everything that is ever written.
+    pub const MAX: Time = Time(u64::MAX);
+
+    /// The first point of the microsecond `micros` (Unix time). Beyond 52 bits: [`Time::MAX`].
+    pub const fn from_micros(micros: u64) -> Time {
+        if micros > MICROS_MAX {
+            Time::MAX
+        } else {
+            Time(micros << COUNTER_BITS)
+        }
+    }
+
+    /// The first point of the millisecond `millis` (Unix time). Beyond 52 bits of microseconds:
+    /// [`Time::MAX`].
+    pub const fn from_millis(millis: u64) -> Time {
+        Time::from_micros(millis.saturating_mul(1_000))
+    }
+
+    /// Unix microseconds.
+    pub const fn micros(self) -> u64 {
+        self.0 >> COUNTER_BITS
+    }
+
+    /// Unix milliseconds, rounded down.
+    pub const fn millis(self) -> u64 {
+        self.micros() / 1_000
+    }
+
+    /// The counter within the microsecond.
+    pub const fn counter(self) -> u16 {
+        (self.0 & COUNTER_MASK) as u16
+    }
+
+    /// The next point; [`Time::MAX`] is its own.
+    pub const fn next(self) -> Time {
+        Time(self.0.saturating_add(1))
+    }
+
+    /// The point before; [`Time::ZERO`] is its own.
+    pub const fn prev(self) -> Time {
+        Time(self.0.saturating_sub(1))
+    }
+
+    /// The point as one number that keeps the order.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    /// The reverse of [`Time::as_u64`].
+    pub const fn from_u64(raw: u64) -> Time {
+        Time(raw)
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.micros(), self.counter())
+    }
+}
+
+/// The hybrid clock's state. It takes the physical clock as an argument, so it is a pure state
+/// machine.
+#[derive(Clone, Debug, Default)]
+pub struct HybridClock {
+    last: Time,
+}
+
+impl HybridClock {
+    /// A clock that gives only times above `floor`.
+    pub const fn new(floor: Time) -> HybridClock {
+        HybridClock { last: floor }
+    }
+
+    /// A time strictly above every one given or seen, and not below the physical clock. When
+    /// hybrid time is exhausted (it ends in the year 2112) it stays at [`Time::MAX`].
+    pub fn now(&mut self, physical_micros: u64) -> Time {
+        self.last = Time::from_micros(physical_micros).max(self.last.next());
+        self.last
+    }
+
+    /// Learns of a time from elsewhere; later times are above it.
+    pub fn observe(&mut self, seen: Time) {
+        self.last = self.last.max(seen);
+    }
+
+    /// The greatest time given or seen.
+    pub const fn last(&self) -> Time {
+        self.last
+    }
+}
+
+/// The wall clock, injected.
+pub trait Clock: Send + Sync + 'static {
+    /// Unix microseconds. May step back; [`HybridClock`] copes.
+    fn now_micros(&self) -> u64;
+}
+
+/// Randomness, injected.
+pub trait Entropy: Send + Sync + 'static {
+    /// Fills `bytes` with random bytes, fit for secrets.
+    fn fill(&self, bytes: &mut [u8]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_keeps_its_parts() {
+        let time = Time::from_micros(1_700_000_000_123_456).next().next();
+        assert_eq!(time.micros(), 1_700_000_000_123_456);
+        assert_eq!(time.millis(), 1_700_000_000_123);
+        assert_eq!(time.to_string(), "1700000000123456.2");
+        assert_eq!(time.prev().next(), time);
+        assert_eq!(Time::from_u64(time.as_u64()), time);
+        assert_eq!(Time::from_micros(u64::MAX), Time::MAX);
+        assert_eq!(Time::from_millis(u64::MAX), Time::MAX);
+        assert_eq!(
+            (Time::MAX.next(), Time::ZERO.prev()),
+            (Time::MAX, Time::ZERO)
+        );
+    }
+
+    #[test]
+    fn the_clock_rises_whatever_the_physical_clock_does() {
+        let mut clock = HybridClock::new(Time::from_micros(100));
+        let mut last = clock.last();
+        for physical in [50, 100, 100, 300, 200, 301, 0] {
+            let now = clock.now(physical);
+            assert!(
+                now > last && now >= Time::from_micros(physical),
+                "{now} after {last}"
+            );
+            last = now;
+        }
+        clock.observe(Time::from_micros(9_000));
+        clock.observe(Time::from_micros(10));
+        assert_eq!(clock.now(400), Time::from_micros(9_000).next());
+    }
+}

@@ -1,0 +1,134 @@
+//! Hostile bytes: decoding never panics, and what it accepts is in normal form.
+
+use proptest::prelude::*;
+use tidemill_lattice::{Cell, ContentType, DecodeError, Key, Op, Time};
+
+use crate::world::{any_history, run, state_at};
+
+fn check(bytes: &[u8]) {
+    let Ok(cell) = Cell::decode(&bytes.to_vec().into()) else {
+        return;
+    };
+    let mut again = Vec::new();
+    cell.encode(&mut again);
+    assert_eq!(again, bytes, "one cell has one encoding: {cell:?}");
+    let mut twice = cell.clone();
+    twice.merge(&cell);
+    assert_eq!(twice, cell, "what decodes merges");
+    let at = Time::from_u64(77);
+    if let Some(view) = twice.view(at) {
+        view.to_json(at);
+    }
+    twice.compact(at);
+    twice.restamp(&|dot| dot);
+    twice.weight_bytes();
+}
+
+fn encoded(cell: &Cell) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    cell.encode(&mut bytes);
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2048))]
+
+    #[test]
+    fn arbitrary_bytes_do_no_harm(mut bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        check(&bytes);
+        // Most random bytes fail at the version; give them a chance.
+        bytes.splice(0..0, [1, 0]);
+        check(&bytes);
+    }
+
+    #[test]
+    fn damaged_states_do_no_harm(
+        steps in any_history(),
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        compact in any::<bool>(),
+    ) {
+        let mut cell = state_at(&run(&steps), Time::MAX);
+        if compact {
+            cell.compact(Time::from_u64(90));
+        }
+        let mut bytes = encoded(&cell);
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        check(&bytes);
+    }
+
+    #[test]
+    fn cut_and_lengthened_states_are_refused(
+        steps in any_history(),
+        at in any::<prop::sample::Index>(),
+    ) {
+        let bytes = encoded(&state_at(&run(&steps), Time::MAX));
+        let cut = bytes[..at.index(bytes.len())].to_vec();
+        prop_assert!(Cell::decode(&cut.into()).is_err());
+        let mut long = bytes;
+        long.push(0);
+        prop_assert_eq!(Cell::decode(&long.into()), Err(DecodeError::Trailing(1)));
+    }
+
+    #[test]
+    fn arbitrary_keys_and_content_types_do_no_harm(
+        bytes in proptest::collection::vec(prop_oneof![Just(0u8), Just(b'a'), any::<u8>()], 0..20),
+        text in ".{0,40}",
+    ) {
+        if let Ok(key) = Key::from_bytes(&bytes) {
+            prop_assert_eq!(key.as_bytes(), bytes);
+        }
+        if let Ok(content_type) = ContentType::parse(&text) {
+            prop_assert_eq!(ContentType::parse(content_type.as_str()), Ok(content_type));
+        }
+    }
+
+    #[test]
+    fn arbitrary_json_is_an_operation_or_refused(
+        kind in "register|multi|counter|max|min|flag|set|map|log|top|x",
+        op in "set|add|put|raise|remove|append|delete|expire|set.add|x",
+        value in prop_oneof![
+            Just("null"), Just("1"), Just("1.5"), Just("-1"), Just("\"a\""), Just("[1]"),
+            Just("{\"score\":1,\"id\":\"a\"}"), Just("{\"content_type\":1,\"base64\":2}"),
+            Just("99999999999999999999"), Just("1e999"),
+        ],
+        field in proptest::option::of(Just("f")),
+    ) {
+        let text = match field {
+            Some(field) => format!(
+                r#"{{"type":"map","field":"{field}","field_type":"{kind}","op":"{op}","value":{value}}}"#
+            ),
+            None => format!(r#"{{"type":"{kind}","op":"{op}","value":{value}}}"#),
+        };
+        if let Ok(json) = serde_json::from_str(&text)
+            && let Err(error) = Op::from_json(&json)
+        {
+            prop_assert!(!error.to_string().is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_count_that_lies_allocates_nothing() {
+    // A set that claims 2^60 elements, and a payload that claims 2^60 bytes.
+    let count = [0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10];
+    let life = |kind: u8| {
+        let mut bytes = vec![1, 0, 1, kind];
+        bytes.extend([9, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
+        bytes
+    };
+    let mut set = life(6);
+    set.push(0);
+    set.extend(count);
+    assert_eq!(Cell::decode(&set.into()), Err(DecodeError::Truncated));
+    let mut register = life(0);
+    register.extend([9, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0]);
+    register.extend(count);
+    assert_eq!(Cell::decode(&register.into()), Err(DecodeError::Truncated));
+    assert_eq!(
+        Cell::decode(&vec![2, 0, 0].into()),
+        Err(DecodeError::Version(2))
+    );
+}

@@ -1,0 +1,9 @@
+//! Tests of the lattice through its public interface.
+
+mod convergence;
+mod fuzz;
+mod golden;
+mod json;
+mod laws;
+mod semantics;
+mod world;
