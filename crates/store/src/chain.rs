@@ -1,0 +1,285 @@
+//! The versions of one key: a base, and the deltas committed after it.
+//!
+//! Pure. It knows times and cells; it does not know who reads, what is logged, or where the
+//! base is stored.
+
+use std::sync::{Arc, OnceLock};
+
+use tidemill_lattice::{Cell, Time};
+
+/// One key's versions: readable at every time from the last fold on.
+#[derive(Debug)]
+pub struct Chain {
+    base: Arc<Cell>,
+    base_through: Time,
+    /// Ascending, all above `base_through`.
+    deltas: Vec<Delta>,
+    /// The base with all deltas, made by the first reader that wants it.
+    newest: OnceLock<Arc<Cell>>,
+    /// An older `newest` that readers still held when a delta came, and how many of the
+    /// deltas it has: what the next `newest` starts from.
+    behind: Option<(Arc<Cell>, usize)>,
+}
+
+#[derive(Debug)]
+struct Delta {
+    time: Time,
+    /// What its writer had seen.
+    snapshot: Time,
+    cell: Arc<Cell>,
+}
+
+impl Default for Chain {
+    fn default() -> Chain {
+        Chain::new(Arc::new(Cell::empty()), Time::ZERO)
+    }
+}
+
+impl Chain {
+    /// A chain that begins with a base complete through a time.
+    #[must_use]
+    pub fn new(base: Arc<Cell>, base_through: Time) -> Chain {
+        Chain {
+            base,
+            base_through,
+            deltas: Vec::new(),
+            newest: OnceLock::new(),
+            behind: None,
+        }
+    }
+
+    /// The time that the base is complete through. Reads below it are no longer possible.
+    #[must_use]
+    pub fn base_through(&self) -> Time {
+        self.base_through
+    }
+
+    /// The base alone.
+    #[must_use]
+    pub fn base(&self) -> &Arc<Cell> {
+        &self.base
+    }
+
+    /// The deltas not folded into the base yet.
+    #[must_use]
+    pub fn delta_count(&self) -> usize {
+        self.deltas.len()
+    }
+
+    /// The commit time of the oldest delta that is not folded.
+    #[must_use]
+    pub fn first_delta(&self) -> Option<Time> {
+        self.deltas.first().map(|delta| delta.time)
+    }
+
+    /// Whether nothing is left of the key.
+    #[must_use]
+    pub fn is_forgotten(&self) -> bool {
+        self.deltas.is_empty() && self.base.is_bottom()
+    }
+
+    /// Adds the delta of the commit at `time`, made from what was seen at `snapshot`. Times
+    /// ascend; a delta at or below the base's time or the last delta's is part of the chain
+    /// already and changes nothing.
+    pub fn push(&mut self, time: Time, snapshot: Time, delta: Cell) {
+        let last = self
+            .deltas
+            .last()
+            .map_or(self.base_through, |last| last.time);
+        if time <= last {
+            return;
+        }
+        if let Some(mut newest) = self.newest.take() {
+            if let Some(cell) = Arc::get_mut(&mut newest) {
+                cell.merge(&delta);
+                self.behind = None;
+                self.newest = OnceLock::from(newest);
+            } else {
+                self.behind = Some((newest, self.deltas.len()));
+            }
+        }
+        self.deltas.push(Delta {
+            time,
+            snapshot,
+            cell: Arc::new(delta),
+        });
+    }
+
+    /// The cell as of `at`, which must not be below the base's time; `None` if nothing was
+    /// written by then.
+    #[must_use]
+    pub fn at(&self, at: Time) -> Option<Arc<Cell>> {
+        let count = match self.deltas.last() {
+            Some(last) if last.time <= at => self.deltas.len(),
+            Some(_) => self.deltas.partition_point(|delta| delta.time <= at),
+            None => 0,
+        };
+        if count == 0 {
+            return (!self.base.is_bottom()).then(|| Arc::clone(&self.base));
+        }
+        let cell = if count == self.deltas.len() {
+            Arc::clone(self.newest.get_or_init(|| self.merge_newest()))
+        } else {
+            self.merged(&self.base, 0, count)
+        };
+        (!cell.is_bottom()).then_some(cell)
+    }
+
+    fn merge_newest(&self) -> Arc<Cell> {
+        let (start, have) = match &self.behind {
+            Some((cell, have)) => (cell, *have),
+            None => (&self.base, 0),
+        };
+        self.merged(start, have, self.deltas.len())
+    }
+
+    fn merged(&self, start: &Arc<Cell>, from: usize, to: usize) -> Arc<Cell> {
+        let deltas = self.deltas.get(from..to).unwrap_or_default();
+        match deltas {
+            [] => Arc::clone(start),
+            [only] if start.is_bottom() => Arc::clone(&only.cell),
+            _ => {
+                let mut cell = Cell::clone(start);
+                for delta in deltas {
+                    cell.merge(&delta.cell);
+                }
+                Arc::new(cell)
+            }
+        }
+    }
+
+    /// Folds the deltas up to `low_water` into the base and compacts it. The caller knows that
+    /// no snapshot below it will be read, that every commit up to it is here, and that every
+    /// commit to come has seen at least as much.
+    ///
+    /// It stops short of `low_water` where a delta above it is of a writer that had seen less:
+    /// were a delete forgotten that this writer had not seen, its delta would bring back a part
+    /// of what was deleted. Answers how many deltas of a losing type were dropped.
+    pub fn fold(&mut self, low_water: Time) -> u64 {
+        let (line, count) = self.fold_line(low_water);
+        if line <= self.base_through {
+            return 0;
+        }
+        if count > 0 {
+            let whole = if count == self.deltas.len() {
+                self.newest.take()
+            } else {
+                None
+            };
+            self.base = whole.unwrap_or_else(|| self.merge_into_base(count));
+            self.deltas.drain(..count);
+        }
+        self.newest = OnceLock::new();
+        self.behind = None;
+        self.base_through = line;
+        let compacted = Arc::make_mut(&mut self.base).compact(line);
+        compacted.conflicts as u64
+    }
+
+    /// The highest line up to `low_water` such that every delta above it has seen all up to it;
+    /// and how many deltas are at or below.
+    fn fold_line(&self, low_water: Time) -> (Time, usize) {
+        let newest_first = self
+            .deltas
+            .iter()
+            .rev()
+            .map(|delta| (delta.time, delta.snapshot));
+        let (line, above) = fold_line(low_water, newest_first);
+        (line, self.deltas.len() - above)
+    }
+
+    fn merge_into_base(&mut self, count: usize) -> Arc<Cell> {
+        let mut base = std::mem::replace(&mut self.base, Arc::new(Cell::empty()));
+        for (index, delta) in self.deltas.iter().take(count).enumerate() {
+            if index == 0 && base.is_bottom() {
+                base = Arc::clone(&delta.cell);
+            } else {
+                Arc::make_mut(&mut base).merge(&delta.cell);
+            }
+        }
+        base
+    }
+
+    /// Approximate heap size in bytes.
+    #[must_use]
+    pub fn weight_bytes(&self) -> usize {
+        let deltas: usize = self
+            .deltas
+            .iter()
+            .map(|delta| delta.cell.weight_bytes())
+            .sum();
+        size_of::<Chain>() + self.base.weight_bytes() + deltas
+    }
+}
+
+/// The highest line up to `low_water` such that every commit above it had a snapshot at or
+/// above it, and how many commits are above. Takes (time, snapshot) of commits, newest first.
+pub(crate) fn fold_line(
+    low_water: Time,
+    newest_first: impl Iterator<Item = (Time, Time)>,
+) -> (Time, usize) {
+    let (mut line, mut above) = (low_water, 0);
+    for (time, snapshot) in newest_first {
+        if time <= line {
+            break;
+        }
+        line = line.min(snapshot);
+        above += 1;
+    }
+    (line, above)
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemill_lattice::{Dot, Op, Writer};
+
+    use super::*;
+
+    #[test]
+    fn a_fold_line_stops_at_what_the_commits_above_it_had_seen() {
+        let line = |low_water, commits: &[(u64, u64)]| {
+            let newest_first = commits.iter().rev();
+            let times = newest_first.map(|(c, s)| (Time::from_u64(*c), Time::from_u64(*s)));
+            let (line, above) = fold_line(Time::from_u64(low_water), times);
+            (line.as_u64(), above)
+        };
+        assert_eq!(line(9, &[]), (9, 0));
+        assert_eq!(line(9, &[(3, 2), (9, 1)]), (9, 0), "nothing is above");
+        assert_eq!(
+            line(5, &[(3, 2), (7, 5)]),
+            (5, 1),
+            "what is above has seen all"
+        );
+        assert_eq!(line(5, &[(3, 2), (7, 4)]), (4, 1));
+        assert_eq!(
+            line(5, &[(2, 1), (4, 3), (7, 3)]),
+            (3, 2),
+            "4 is above the line now"
+        );
+        assert_eq!(
+            line(5, &[(2, 1), (4, 1), (7, 3)]),
+            (1, 3),
+            "and had seen less still"
+        );
+    }
+    #[test]
+    fn a_replayed_delta_does_not_bring_back_what_is_forgotten() {
+        let at = Time::from_u64;
+        let mut number = 0;
+        let mut make = |seen: Option<&Cell>, op: &Op, time: u64| {
+            number += 1;
+            let mut dots = || Dot::new(at(time), Writer(1), number);
+            Cell::delta(seen, op, at(time - 1), &mut dots).expect("the operation fits")
+        };
+        let added = make(None, &Op::CounterAdd(1), 2);
+        let deleted = make(Some(&added), &Op::Delete, 4);
+        let mut chain = Chain::default();
+        chain.push(at(2), at(1), added.clone());
+        chain.push(at(4), at(3), deleted);
+        chain.fold(at(5));
+        assert!(chain.is_forgotten());
+        chain.push(at(2), at(1), added);
+        assert!(chain.is_forgotten());
+        assert!(chain.at(at(9)).is_none());
+    }
+}

@@ -1,0 +1,326 @@
+//! Checkpoints: folded values to the durable tier, then the log behind them is trimmed.
+//!
+//! A checkpoint goes in small steps between groups of commits. Each value is stored with the
+//! time that it is complete through, so a crash in the middle costs nothing: replay skips, key
+//! by key, what is in the value. The mark that ends a checkpoint is written last, in one batch
+//! with what must not happen before it: forgetting keys, and the messages still pending.
+//!
+//! Nothing here is synced. The engine keeps the order of writes, and the log is trimmed after
+//! the mark, so after a crash either both are there or the log still is.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
+
+use tidemill_lattice::{Cell, Key, Time};
+
+use crate::chain::fold_line;
+use crate::engine::{Change, encode_stored};
+use crate::recovery::Recovered;
+use crate::sequencer::Sequencer;
+use crate::tables::Fold;
+use crate::{Error, MessageId};
+
+/// One step: so many keys, or so many bytes, or so many log records.
+const STEP_KEYS: usize = 256;
+const STEP_BYTES: usize = 256 * 1024;
+const STEP_RECORDS: usize = 1024;
+/// Stored keys that each checkpoint looks at in passing, for content that has expired.
+const SWEEP_KEYS: usize = 1024;
+
+type Asker = SyncSender<Result<Time, Error>>;
+
+/// Where checkpoints stand.
+pub(crate) struct Checkpoints {
+    done: Time,
+    run: Option<Run>,
+    askers: Vec<Asker>,
+    /// Who is answered once the log is trimmed.
+    trimming: Vec<Asker>,
+    began_us: u64,
+    /// Where the sweep for expired content goes on.
+    swept: Option<Key>,
+    /// Log bytes since the last one began.
+    grown_bytes: u64,
+    /// Messages that the outbox holds, and those of them consumed since.
+    posted: BTreeSet<MessageId>,
+    consumed: Vec<MessageId>,
+}
+
+/// A checkpoint in progress.
+struct Run {
+    target: Time,
+    keys: Vec<Key>,
+    forgotten: Vec<Key>,
+    askers: Vec<Asker>,
+}
+
+impl Checkpoints {
+    pub(crate) fn new(recovered: &Recovered, log_bytes: u64, now_us: u64) -> Checkpoints {
+        Checkpoints {
+            done: recovered.checkpoint,
+            run: None,
+            askers: Vec::new(),
+            trimming: Vec::new(),
+            began_us: now_us,
+            swept: None,
+            grown_bytes: log_bytes,
+            posted: recovered.posted.clone(),
+            consumed: recovered.consumed.clone(),
+        }
+    }
+
+    /// The time that the durable tier is complete through.
+    pub(crate) fn done(&self) -> Time {
+        self.done
+    }
+
+    pub(crate) fn ask(&mut self, askers: &mut Vec<Asker>) {
+        self.askers.append(askers);
+    }
+
+    pub(crate) fn grown(&mut self, bytes: u64) {
+        self.grown_bytes += bytes;
+    }
+
+    pub(crate) fn consumed(&mut self, message: MessageId) {
+        if self.posted.contains(&message) {
+            self.consumed.push(message);
+        }
+    }
+
+    /// Answers everyone who waits for a checkpoint that will not come.
+    pub(crate) fn refuse(&mut self, error: &Error) {
+        let waiting = self.run.take().map(|run| run.askers).unwrap_or_default();
+        reply(waiting, &Err(error.clone()));
+        reply(std::mem::take(&mut self.trimming), &Err(error.clone()));
+        reply(std::mem::take(&mut self.askers), &Err(error.clone()));
+    }
+}
+
+fn reply(askers: Vec<Asker>, outcome: &Result<Time, Error>) {
+    for asker in askers {
+        // Whoever does not listen any more does not need it.
+        let _ = asker.try_send(outcome.clone());
+    }
+}
+
+impl Sequencer {
+    /// Whether a checkpoint has a step to do, so that the thread must not sleep.
+    pub(crate) fn checkpoint_busy(&self) -> bool {
+        if self.is_read_only() {
+            return false;
+        }
+        let trim = self
+            .logged
+            .front()
+            .is_some_and(|first| first.time <= self.checkpoints.done);
+        let Checkpoints {
+            run,
+            askers,
+            trimming,
+            ..
+        } = &self.checkpoints;
+        run.is_some() || trim || !askers.is_empty() || !trimming.is_empty()
+    }
+
+    /// Does one step, or begins a checkpoint that is due.
+    pub(crate) fn checkpoint_step(&mut self, now_us: u64) {
+        if self.is_read_only() {
+            let directory = self.inner.options.directory.clone();
+            let cause = "an earlier write".to_owned();
+            self.checkpoints
+                .refuse(&Error::ReadOnly { directory, cause });
+            return;
+        }
+        let trim = self
+            .logged
+            .front()
+            .is_some_and(|first| first.time <= self.checkpoints.done);
+        let outcome = match self.checkpoints.run.take() {
+            Some(run) if run.keys.is_empty() => self.finish(run),
+            Some(run) => self.store_some(run),
+            None if trim => self.trim_some(),
+            None => {
+                let done = Ok(self.checkpoints.done);
+                reply(std::mem::take(&mut self.checkpoints.trimming), &done);
+                self.begin_if_due(now_us)
+            }
+        };
+        if let Err(error) = outcome {
+            self.stop_writing(&error);
+            self.checkpoints.refuse(&error);
+        }
+    }
+
+    fn begin_if_due(&mut self, now_us: u64) -> Result<(), Error> {
+        let options = &self.inner.options;
+        let checkpoints = &mut self.checkpoints;
+        let asked = !checkpoints.askers.is_empty();
+        let late = now_us.saturating_sub(checkpoints.began_us) >= options.checkpoint_us;
+        let large = checkpoints.grown_bytes >= options.checkpoint_bytes;
+        if !asked && !large && (!late || self.logged.is_empty()) {
+            return Ok(());
+        }
+        checkpoints.began_us = now_us;
+        // Trimming wins space in the end, but a checkpoint takes some first: half the reserve is
+        // for it. A failed write of the engine would cost more than a long log.
+        let (disk, reserve_bytes) = (self.inner.engine.disk(), options.reserve_bytes);
+        let free_bytes = disk.free_bytes(&options.directory).unwrap_or(0);
+        if free_bytes < reserve_bytes / 2 {
+            let directory = options.directory.clone();
+            let full = Error::Full {
+                directory,
+                free_bytes,
+                reserve_bytes: reserve_bytes / 2,
+            };
+            checkpoints.grown_bytes = 0;
+            reply(std::mem::take(&mut checkpoints.askers), &Err(full));
+            return Ok(());
+        }
+        // No record above the target may be of a request that had seen less: then every key
+        // can be folded through it.
+        let newest_first = self
+            .logged
+            .iter()
+            .rev()
+            .map(|record| (record.time, record.snapshot));
+        let (target, _) = fold_line(self.inner.pins.low_water(now_us), newest_first);
+        if target <= checkpoints.done {
+            // An old snapshot holds it, or there is nothing new.
+            reply(
+                std::mem::take(&mut checkpoints.askers),
+                &Ok(checkpoints.done),
+            );
+            return Ok(());
+        }
+        checkpoints.grown_bytes = 0;
+        let askers = std::mem::take(&mut checkpoints.askers);
+        let keys = self.inner.tables.take_dirty();
+        checkpoints.run = Some(Run {
+            target,
+            keys,
+            forgotten: Vec::new(),
+            askers,
+        });
+        self.sweep(target)
+    }
+
+    /// Adds stored keys whose content has expired to the run, some at a time, round and round:
+    /// nobody may ever touch them again.
+    fn sweep(&mut self, target: Time) -> Result<(), Error> {
+        let inner = &self.inner;
+        let checkpoints = &mut self.checkpoints;
+        let values = inner
+            .engine
+            .values(checkpoints.swept.as_ref(), SWEEP_KEYS)?;
+        let complete = values.len() < SWEEP_KEYS;
+        checkpoints.swept = values
+            .last()
+            .filter(|_| !complete)
+            .map(|(key, _)| key.clone());
+        for (key, stored) in values {
+            if !stored.cell.is_empty_at(target) {
+                continue;
+            }
+            inner.tables.admit(&key, Some(stored));
+            if inner.tables.queue_expired(&key, target)
+                && let Some(run) = &mut checkpoints.run
+            {
+                run.keys.push(key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores some of the run's keys, folded through its target.
+    fn store_some(&mut self, mut run: Run) -> Result<(), Error> {
+        let tables = &self.inner.tables;
+        let (mut changes, mut seen, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while seen.len() < STEP_KEYS && bytes < STEP_BYTES {
+            let Some(key) = run.keys.pop() else { break };
+            match tables.fold(&key, run.target) {
+                Fold::Clean => seen.push((key, None)),
+                Fold::Store(cell, through) => {
+                    let value = encode_stored(through, &cell);
+                    bytes += key.as_bytes().len() + value.len();
+                    changes.push(Change::Put(key.clone(), value));
+                    seen.push((key, Some(through)));
+                }
+                Fold::Forget { stored } => {
+                    // Emptied now, removed with the mark: were it gone before, a replay would
+                    // rebuild it from the later deltas alone.
+                    if stored {
+                        let value = encode_stored(run.target, &Cell::empty());
+                        bytes += key.as_bytes().len() + value.len();
+                        changes.push(Change::Put(key.clone(), value));
+                    }
+                    run.forgotten.push(key);
+                }
+            }
+        }
+        let outcome = self.inner.engine.change(changes);
+        if outcome.is_ok() {
+            for (key, through) in seen {
+                tables.stored(&key, through);
+            }
+        }
+        self.checkpoints.run = Some(run);
+        outcome
+    }
+
+    /// Ends a run with its mark.
+    fn finish(&mut self, mut run: Run) -> Result<(), Error> {
+        let checkpoints = &mut self.checkpoints;
+        let mut changes: Vec<Change> = run.forgotten.iter().cloned().map(Change::Forget).collect();
+        let mut posts = Vec::new();
+        for (id, body) in self.inner.pending.lock().range(..=(run.target, u32::MAX)) {
+            if !checkpoints.posted.contains(id) {
+                posts.push(*id);
+                changes.push(Change::Post(*id, body.clone()));
+            }
+        }
+        changes.extend(checkpoints.consumed.iter().copied().map(Change::Unpost));
+        changes.push(Change::Mark(run.target));
+        let outcome = self.inner.engine.change(changes);
+        if let Err(error) = outcome {
+            checkpoints.run = Some(run);
+            return Err(error);
+        }
+        for id in std::mem::take(&mut checkpoints.consumed) {
+            checkpoints.posted.remove(&id);
+        }
+        checkpoints.posted.extend(posts);
+        checkpoints.done = run.target;
+        for key in &run.forgotten {
+            self.inner.tables.forget(key);
+        }
+        let counters = &self.inner.counters;
+        counters.checkpoints.fetch_add(1, Ordering::Relaxed);
+        counters
+            .checkpoint
+            .store(run.target.as_u64(), Ordering::Relaxed);
+        self.checkpoints.trimming.append(&mut run.askers);
+        Ok(())
+    }
+
+    /// Removes some of the log records that the last checkpoint covers.
+    fn trim_some(&mut self) -> Result<(), Error> {
+        let done = self.checkpoints.done;
+        let covered = self
+            .logged
+            .partition_point(|record| record.time <= done)
+            .min(STEP_RECORDS);
+        let records: Vec<_> = self.logged.drain(..covered).collect();
+        let bytes: u64 = records.iter().map(|record| record.size_bytes).sum();
+        self.inner
+            .counters
+            .log_bytes
+            .fetch_sub(bytes, Ordering::Relaxed);
+        self.inner.engine.trim(
+            records
+                .into_iter()
+                .map(|record| (record.time, record.writer)),
+        )
+    }
+}

@@ -1,0 +1,379 @@
+//! The log and the durable tier in one fjall database. The only module that knows fjall.
+//!
+//! What fjall promises and this crate builds on: a batch is written to one journal in commit
+//! order and comes back after a crash wholly or not at all; a table file is written only after
+//! the journal up to it has been synced. So after any crash the database is a prefix of what
+//! was written. What it does not promise: that a batch whose write or sync *failed* is gone
+//! after a restart. The sequencer voids such a batch with a [`crate::fence`].
+
+use std::io;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, UserKey, UserValue};
+use tidemill_lattice::{Cell, Key, Time, Writer};
+
+use crate::{Disk, Durability, Error, MessageId, disk::Step};
+
+/// Small, so that flushing one fits into the reserve of free space.
+const MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
+/// Journals that the engine keeps before it flushes the keyspaces that hold on to them.
+const JOURNAL_BYTES: u64 = 128 * 1024 * 1024;
+const FORMAT: u32 = 1;
+
+/// One value of the durable tier: a cell complete through a time.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    pub(crate) through: Time,
+    pub(crate) cell: Cell,
+}
+
+/// What the metadata says.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Meta {
+    pub(crate) epoch: u32,
+    pub(crate) checkpoint: Time,
+}
+
+/// A change of the durable tier in a checkpoint.
+pub(crate) enum Change {
+    Put(Key, Vec<u8>),
+    Forget(Key),
+    Post(MessageId, Bytes),
+    Unpost(MessageId),
+    Mark(Time),
+}
+
+pub(crate) struct Engine {
+    directory: PathBuf,
+    disk: Arc<dyn Disk>,
+    database: Database,
+    log: Keyspace,
+    data: Keyspace,
+    outbox: Keyspace,
+    meta: Keyspace,
+}
+
+impl Engine {
+    pub(crate) fn open(
+        directory: &Path,
+        disk: Arc<dyn Disk>,
+        cache_bytes: u64,
+    ) -> Result<Engine, Error> {
+        let fail = |e: fjall::Error| open_error(directory, &e);
+        let database = Database::builder(directory.join("engine"))
+            .cache_size(cache_bytes)
+            .max_journaling_size(JOURNAL_BYTES)
+            .worker_threads(2)
+            .open()
+            .map_err(fail)?;
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+        let keyspace = |name| database.keyspace(name, options).map_err(fail);
+        let (log, data) = (keyspace("log")?, keyspace("data")?);
+        let (outbox, meta) = (keyspace("outbox")?, keyspace("meta")?);
+        let directory = directory.to_path_buf();
+        Ok(Engine {
+            directory,
+            disk,
+            database,
+            log,
+            data,
+            outbox,
+            meta,
+        })
+    }
+
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
+    /// Checks the format, and reads what the last life of this store left.
+    pub(crate) fn meta(&self) -> Result<Meta, Error> {
+        match self.number("format")? {
+            None => return Ok(Meta::default()),
+            Some(format) if format == u64::from(FORMAT) => {}
+            Some(format) => {
+                let found = u32::try_from(format).unwrap_or(u32::MAX);
+                return Err(Error::Format {
+                    directory: self.directory.clone(),
+                    found,
+                    known: FORMAT,
+                });
+            }
+        }
+        let epoch = self.number("epoch")?.unwrap_or(0);
+        let epoch =
+            u32::try_from(epoch).map_err(|_| self.corrupt("the epoch", "it is out of range"))?;
+        let checkpoint = Time::from_u64(self.number("checkpoint")?.unwrap_or(0));
+        Ok(Meta { epoch, checkpoint })
+    }
+
+    fn number(&self, name: &str) -> Result<Option<u64>, Error> {
+        let Some(value) = self.meta.get(name).map_err(|e| self.read_error(&e))? else {
+            return Ok(None);
+        };
+        let bytes = <[u8; 8]>::try_from(&*value)
+            .map_err(|_| self.corrupt(format!("the field `{name}`"), "it is not 8 bytes long"))?;
+        Ok(Some(u64::from_be_bytes(bytes)))
+    }
+
+    /// Begins a new life: writes the epoch and drops voided or torn records, synced.
+    pub(crate) fn begin(&self, epoch: u32, drop: &[(Time, Writer)]) -> Result<(), Error> {
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
+        batch.insert(&self.meta, "format", u64::from(FORMAT).to_be_bytes());
+        batch.insert(&self.meta, "epoch", u64::from(epoch).to_be_bytes());
+        for (time, writer) in drop {
+            batch.remove(&self.log, log_key(*time, *writer));
+        }
+        batch
+            .commit()
+            .map_err(|e| self.write_error("beginning a new epoch", &e))
+    }
+
+    /// Appends records as one batch, and syncs if `durability` asks for it.
+    pub(crate) fn append(
+        &self,
+        records: impl Iterator<Item = (Time, Writer, Vec<u8>)>,
+        durability: Durability,
+    ) -> Result<(), Error> {
+        const OPERATION: &str = "writing the log";
+        let injected = |e: io::Error| self.write_error(OPERATION, &fjall::Error::Io(e));
+        self.disk.step(Step::BeforeAppend).map_err(injected)?;
+        let mode = match durability {
+            Durability::Memory => PersistMode::Buffer,
+            Durability::Durable => PersistMode::SyncData,
+        };
+        let mut batch = self.database.batch().durability(Some(mode));
+        for (time, writer, record) in records {
+            batch.insert(&self.log, log_key(time, writer), record);
+        }
+        batch
+            .commit()
+            .map_err(|e| self.write_error(OPERATION, &e))?;
+        self.disk.step(Step::AfterAppend).map_err(injected)
+    }
+
+    /// Applies part of a checkpoint as one batch, without a sync.
+    pub(crate) fn change(&self, changes: Vec<Change>) -> Result<(), Error> {
+        const OPERATION: &str = "writing a checkpoint";
+        let injected = |e: io::Error| self.write_error(OPERATION, &fjall::Error::Io(e));
+        self.disk.step(Step::BeforeCheckpoint).map_err(injected)?;
+        let mut batch = self.database.batch();
+        for change in changes {
+            match change {
+                Change::Put(key, value) => batch.insert(&self.data, user_key(&key), value),
+                Change::Forget(key) => batch.remove(&self.data, user_key(&key)),
+                Change::Post(id, body) => batch.insert(&self.outbox, message_key(id), body),
+                Change::Unpost(id) => batch.remove(&self.outbox, message_key(id)),
+                Change::Mark(time) => {
+                    batch.insert(&self.meta, "checkpoint", time.as_u64().to_be_bytes());
+                }
+            }
+        }
+        batch.commit().map_err(|e| self.write_error(OPERATION, &e))
+    }
+
+    /// Removes log records that a checkpoint covers.
+    pub(crate) fn trim(&self, records: impl Iterator<Item = (Time, Writer)>) -> Result<(), Error> {
+        let mut batch = self.database.batch();
+        for (time, writer) in records {
+            batch.remove(&self.log, log_key(time, writer));
+        }
+        batch
+            .commit()
+            .map_err(|e| self.write_error("trimming the log", &e))
+    }
+
+    /// Makes everything written so far durable.
+    pub(crate) fn sync(&self) -> Result<(), Error> {
+        self.database
+            .persist(PersistMode::SyncData)
+            .map_err(|e| self.write_error("syncing the log", &e))
+    }
+
+    /// The stored value of a key.
+    pub(crate) fn load(&self, key: &Key) -> Result<Option<Stored>, Error> {
+        let value = self
+            .data
+            .get(key.as_bytes())
+            .map_err(|e| self.read_error(&e))?;
+        value.map(|value| self.stored(key, &value)).transpose()
+    }
+
+    fn stored(&self, key: &Key, value: &[u8]) -> Result<Stored, Error> {
+        let place = || format!("key {}/{}/{}", key.tenant(), key.app(), key.name_lossy());
+        let Some((through, cell)) = value.split_first_chunk::<8>() else {
+            return Err(self.corrupt(place(), "its value is too short"));
+        };
+        // A copy of its own: a slice would keep the engine's whole block in memory.
+        let cell = Cell::decode(&Bytes::copy_from_slice(cell))
+            .map_err(|e| self.corrupt(place(), e.to_string()))?;
+        Ok(Stored {
+            through: Time::from_u64(u64::from_be_bytes(*through)),
+            cell,
+        })
+    }
+
+    /// Up to `limit` encoded keys with this prefix above `after`, in order.
+    pub(crate) fn keys(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Key>, Error> {
+        let from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let mut keys = Vec::new();
+        for guard in self
+            .data
+            .range::<&[u8], _>((from, Bound::Unbounded))
+            .take(limit)
+        {
+            let key = guard.key().map_err(|e| self.read_error(&e))?;
+            if !key.starts_with(prefix) {
+                break;
+            }
+            keys.push(self.key(&key)?);
+        }
+        Ok(keys)
+    }
+
+    /// Up to `limit` stored values above `after`, in order of their keys.
+    pub(crate) fn values(
+        &self,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Stored)>, Error> {
+        let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(key.as_bytes()));
+        let mut values = Vec::new();
+        for guard in self
+            .data
+            .range::<&[u8], _>((from, Bound::Unbounded))
+            .take(limit)
+        {
+            let (key, value) = guard.into_inner().map_err(|e| self.read_error(&e))?;
+            let key = self.key(&key)?;
+            let stored = self.stored(&key, &value)?;
+            values.push((key, stored));
+        }
+        Ok(values)
+    }
+
+    fn key(&self, bytes: &[u8]) -> Result<Key, Error> {
+        Key::from_bytes(bytes)
+            .map_err(|e| self.corrupt("the key table", format!("a key is not one: {e}")))
+    }
+
+    /// Every record of the log, in order: its time, its writer, its bytes.
+    pub(crate) fn records(
+        &self,
+    ) -> impl Iterator<Item = Result<(Time, Writer, Bytes), Error>> + '_ {
+        self.log.iter().map(|guard| {
+            let (key, value) = guard.into_inner().map_err(|e| self.read_error(&e))?;
+            let (time, writer) = read_log_key(&key)
+                .ok_or_else(|| self.corrupt("the log", "a record's key has the wrong length"))?;
+            Ok((time, writer, Bytes::copy_from_slice(&value)))
+        })
+    }
+
+    /// Messages that were pending at the last checkpoint.
+    pub(crate) fn messages(&self) -> impl Iterator<Item = Result<(MessageId, Bytes), Error>> + '_ {
+        self.outbox.iter().map(|guard| {
+            let (key, value) = guard.into_inner().map_err(|e| self.read_error(&e))?;
+            let (time, index) = read_log_key(&key).ok_or_else(|| {
+                self.corrupt("the outbox", "a message's key has the wrong length")
+            })?;
+            Ok(((time, index.0), Bytes::copy_from_slice(&value)))
+        })
+    }
+
+    pub(crate) fn corrupt(&self, place: impl Into<String>, cause: impl Into<String>) -> Error {
+        Error::Corrupt {
+            directory: self.directory.clone(),
+            place: place.into(),
+            cause: cause.into(),
+        }
+    }
+
+    fn read_error(&self, error: &fjall::Error) -> Error {
+        Error::Io {
+            operation: "reading",
+            directory: self.directory.clone(),
+            cause: error.to_string(),
+        }
+    }
+
+    fn write_error(&self, operation: &'static str, error: &fjall::Error) -> Error {
+        if let fjall::Error::Io(e) = error
+            && e.kind() == io::ErrorKind::StorageFull
+        {
+            return Error::Full {
+                directory: self.directory.clone(),
+                free_bytes: self.disk.free_bytes(&self.directory).unwrap_or(0),
+                reserve_bytes: 0,
+            };
+        }
+        Error::Io {
+            operation,
+            directory: self.directory.clone(),
+            cause: error.to_string(),
+        }
+    }
+}
+
+fn open_error(directory: &Path, error: &fjall::Error) -> Error {
+    let directory = directory.to_path_buf();
+    match error {
+        fjall::Error::Locked => Error::InUse {
+            directory,
+            pid: None,
+        },
+        fjall::Error::Io(e) => Error::Io {
+            operation: "opening",
+            directory,
+            cause: e.to_string(),
+        },
+        damaged => Error::Corrupt {
+            directory,
+            place: "the engine's files".to_owned(),
+            cause: damaged.to_string(),
+        },
+    }
+}
+
+/// The stored form of a cell complete through `through`.
+pub(crate) fn encode_stored(through: Time, cell: &Cell) -> Vec<u8> {
+    let mut value = Vec::with_capacity(64);
+    value.extend_from_slice(&through.as_u64().to_be_bytes());
+    cell.encode(&mut value);
+    value
+}
+
+fn user_key(key: &Key) -> UserKey {
+    UserKey::new(key.as_bytes())
+}
+
+/// Big endian, so that the order of keys is the order of commits.
+fn log_key(time: Time, writer: Writer) -> UserValue {
+    let mut key = [0; 12];
+    key[..8].copy_from_slice(&time.as_u64().to_be_bytes());
+    key[8..].copy_from_slice(&writer.0.to_be_bytes());
+    UserValue::new(&key)
+}
+
+fn message_key((time, index): MessageId) -> UserValue {
+    log_key(time, Writer(index))
+}
+
+fn read_log_key(key: &[u8]) -> Option<(Time, Writer)> {
+    let (time, rest) = key.split_first_chunk::<8>()?;
+    let writer = <[u8; 4]>::try_from(rest).ok()?;
+    Some((
+        Time::from_u64(u64::from_be_bytes(*time)),
+        Writer(u32::from_be_bytes(writer)),
+    ))
+}

@@ -1,0 +1,126 @@
+//! The mark that voids a group of commits whose write failed.
+//!
+//! The engine can not take back bytes that it wrote before a write or a sync failed; after a
+//! restart they may be there. So the store writes here, in place, in a small file that was
+//! laid out when the store was opened: records of this writer from this time on are void. It
+//! then takes no more writes, so one mark a life is enough. Recovery removes what is void.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::path::Path;
+
+use tidemill_lattice::{Time, Writer};
+
+const LENGTH: usize = 24;
+
+/// Records of `writer` at or above `from` never happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Void {
+    pub(crate) writer: Writer,
+    pub(crate) from: Time,
+}
+
+impl Void {
+    pub(crate) fn covers(self, time: Time, writer: Writer) -> bool {
+        writer == self.writer && time >= self.from
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Fence {
+    file: File,
+}
+
+impl Fence {
+    /// Opens the file, laying it out if it is new. The mark in it, if any; a torn one is
+    /// none, since its writer answered that the outcome is unknown.
+    pub(crate) fn open(directory: &Path) -> io::Result<(Fence, Option<Void>)> {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(directory.join("FENCE"))?;
+        let mut bytes = Vec::with_capacity(LENGTH);
+        (&file).take(LENGTH as u64).read_to_end(&mut bytes)?;
+        if bytes.len() < LENGTH {
+            put(&mut file, &[0; LENGTH])?;
+        }
+        let mark = decode(&bytes);
+        Ok((Fence { file }, mark))
+    }
+
+    /// Writes the mark, durably.
+    pub(crate) fn set(&mut self, void: Void) -> io::Result<()> {
+        put(&mut self.file, &encode(void))
+    }
+
+    /// Takes the mark away, durably.
+    pub(crate) fn clear(&mut self) -> io::Result<()> {
+        put(&mut self.file, &[0; LENGTH])
+    }
+}
+
+fn put(file: &mut File, bytes: &[u8; LENGTH]) -> io::Result<()> {
+    file.rewind()?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn encode(void: Void) -> [u8; LENGTH] {
+    let mut bytes = [0; LENGTH];
+    bytes[..4].copy_from_slice(b"void");
+    bytes[4..8].copy_from_slice(&void.writer.0.to_be_bytes());
+    bytes[8..16].copy_from_slice(&void.from.as_u64().to_be_bytes());
+    let checksum = xxhash_rust::xxh3::xxh3_64(&bytes[..16]);
+    bytes[16..].copy_from_slice(&checksum.to_be_bytes());
+    bytes
+}
+
+fn decode(bytes: &[u8]) -> Option<Void> {
+    let bytes = <[u8; LENGTH]>::try_from(bytes).ok()?;
+    let (_, rest) = bytes.split_first_chunk::<4>()?;
+    let (writer, rest) = rest.split_first_chunk::<4>()?;
+    let (from, _) = rest.split_first_chunk::<8>()?;
+    let void = Void {
+        writer: Writer(u32::from_be_bytes(*writer)),
+        from: Time::from_u64(u64::from_be_bytes(*from)),
+    };
+    (encode(void) == bytes).then_some(void)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_survives_and_a_torn_one_is_none() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let void = Void {
+            writer: Writer(3),
+            from: Time::from_micros(77),
+        };
+        let (mut fence, mark) = Fence::open(directory.path()).expect("opens");
+        assert_eq!(mark, None);
+        fence.set(void).expect("writes");
+        drop(fence);
+        let (mut fence, mark) = Fence::open(directory.path()).expect("opens");
+        assert_eq!(mark, Some(void));
+        let mut torn = encode(void);
+        torn[9] ^= 1;
+        assert_eq!(decode(&torn), None);
+        fence.clear().expect("clears");
+        assert_eq!(Fence::open(directory.path()).expect("opens").1, None);
+    }
+
+    #[test]
+    fn it_covers_one_writer_from_one_time_on() {
+        let void = Void {
+            writer: Writer(3),
+            from: Time::from_micros(77),
+        };
+        assert!(void.covers(Time::from_micros(77), Writer(3)));
+        assert!(!void.covers(Time::from_micros(77).prev(), Writer(3)));
+        assert!(!void.covers(Time::from_micros(78), Writer(4)));
+    }
+}

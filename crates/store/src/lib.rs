@@ -1,0 +1,159 @@
+//! A partition: versions of keys in memory, with a log and a durable tier behind them.
+//!
+//! A commit is decided by one sequencer, logged as one record, and becomes visible all at
+//! once when `stable` passes its time. Readers pin a [`Snapshot`] and never wait for a writer.
+//! [`Store`] is the interface that everybody else holds; [`Embedded`] keeps a partition in a
+//! directory of this machine.
+//!
+//! This crate knows the lattice types. It must not know an async runtime, HTTP, or what a
+//! function is: a commit reaches it as finished deltas, and its answer leaves by a callback.
+
+pub mod chain;
+mod checkpoint;
+mod disk;
+mod embedded;
+mod engine;
+mod error;
+mod fence;
+mod lock;
+pub mod pins;
+pub mod record;
+mod recovery;
+mod scan;
+mod sequencer;
+mod stats;
+mod tables;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tidemill_lattice::{Cell, Key, Time};
+
+pub use disk::{Disk, Step, SystemDisk};
+pub use embedded::{Embedded, Options};
+pub use error::Error;
+pub use pins::{Pins, Snapshot};
+pub use stats::Stats;
+
+/// The time in the dots of a write that is not committed yet. A commit replaces it.
+pub const PROVISIONAL: Time = Time::MAX;
+
+/// What a commit's answer promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Durability {
+    /// In this process and handed to the operating system. It outlives the process,
+    /// but the last moments are lost with the machine.
+    Memory,
+    /// On stable storage (a data sync, shared by all commits of one group).
+    Durable,
+}
+
+/// The identity of an outgoing message: the time of the commit that sent it, and its place
+/// in that commit.
+pub type MessageId = (Time, u32);
+
+/// What to call with the outcome of a commit.
+pub type Done = Box<dyn FnOnce(Result<Committed, Error>) + Send>;
+
+/// Everything that one request wants to change, applied together or not at all.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    /// The request's identity, kept in the record.
+    pub request: u128,
+    /// The snapshot that the request read from, still pinned when the commit is handed in; the
+    /// commit's time is drawn above it.
+    pub snapshot: Time,
+    /// At most one delta a key, in any order. Dots whose time is
+    /// [`PROVISIONAL`] get the commit's time and this store's writer.
+    pub deltas: Vec<(Key, Cell)>,
+    /// What the answer must promise.
+    pub durability: Durability,
+    /// Outgoing messages; they are pending from this commit on until a commit consumes them.
+    pub messages: Vec<Bytes>,
+    /// The message that this commit is the handling of. Of several commits that name the
+    /// same message one succeeds; the others fail with [`Error::Consumed`].
+    pub consumes: Option<MessageId>,
+}
+
+impl Commit {
+    /// Whether it changes nothing. Such a commit is answered at once and not logged.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.deltas.is_empty() && self.messages.is_empty() && self.consumes.is_none()
+    }
+}
+
+/// The answer to a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The commit's time: visible to every snapshot at or above it. A commit that changed
+    /// nothing answers with its snapshot.
+    pub time: Time,
+    /// The ids of the outgoing messages, in the order given.
+    pub messages: Vec<MessageId>,
+}
+
+/// Part of a scan, ordered by encoded key.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// Visible keys with their cells at the snapshot.
+    pub entries: Vec<(Key, Arc<Cell>)>,
+    /// Where to go on: pass it as `after`. `None` when the prefix is exhausted.
+    pub next: Option<Vec<u8>>,
+}
+
+/// A partition, as everybody above this crate sees it.
+pub trait Store: Send + Sync + 'static {
+    /// Pins the newest complete state until the snapshot is dropped. Never waits.
+    fn snapshot(&self) -> Snapshot;
+
+    /// The cell of `key`, merged up to the snapshot. A tombstone is returned as a cell, since
+    /// a writer needs its incarnation; `None` if nothing was ever written or all is forgotten.
+    ///
+    /// # Errors
+    /// [`Error::SnapshotExpired`] if the snapshot outlived its lifetime; [`Error::Io`] or
+    /// [`Error::Corrupt`] if the durable tier can not give the value.
+    fn read_at(&self, key: &Key, at: &Snapshot) -> Result<Option<Arc<Cell>>, Error>;
+
+    /// The keys with this encoded prefix that are visible at the snapshot, in order, after
+    /// `after` (exclusive), at most `limit` of them.
+    ///
+    /// # Errors
+    /// As [`Store::read_at`].
+    fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+        at: &Snapshot,
+    ) -> Result<Page, Error>;
+
+    /// Hands a commit to the sequencer. `done` is called once, from the sequencer's thread (or
+    /// at once, if there is nothing to commit or nowhere to commit it), so it must be short and
+    /// must not block; when it is called with `Ok`, every new
+    /// snapshot sees the commit.
+    fn commit(&self, commit: Commit, done: Done);
+
+    /// Runs `each` over every visible key with this encoded prefix, in order, where the data
+    /// is, until it breaks.
+    ///
+    /// # Errors
+    /// As [`Store::read_at`].
+    fn apply(
+        &self,
+        prefix: &[u8],
+        at: &Snapshot,
+        each: &mut dyn FnMut(&Key, &Cell) -> ControlFlow<()>,
+    ) -> Result<(), Error>;
+
+    /// Outgoing messages of committed requests that no commit has consumed yet, in order.
+    /// Read it after a restart to send them again.
+    ///
+    /// # Errors
+    /// None in [`Embedded`], which keeps them in memory; a store elsewhere may fail to ask.
+    fn pending_messages(&self) -> Result<Vec<(MessageId, Bytes)>, Error>;
+
+    /// What the store has done and holds.
+    fn stats(&self) -> Stats;
+}

@@ -1,0 +1,11 @@
+//! What a partition promises, checked from outside.
+
+mod chain;
+mod contract;
+mod faults;
+mod golden;
+mod kill;
+mod model;
+mod recovery;
+mod snapshots;
+mod support;
