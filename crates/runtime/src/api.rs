@@ -1,0 +1,226 @@
+//! The types that cross the runtime's door: calls and their answers, requests,
+//! apps. Doors (HTTP, command line) build on these and on nothing deeper.
+
+use bytes::Bytes;
+use serde::Serialize;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+use tidemill_lattice::Payload;
+use tidemill_problem::Problem;
+use tidemill_telemetry::{Meter, TraceContext};
+use tokio::sync::mpsc;
+
+/// The identity of a request: 128 bits, shown as 32 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u128);
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for RequestId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        if text.len() != 32 {
+            return Err(());
+        }
+        u128::from_str_radix(text, 16).map(Self).map_err(|_| ())
+    }
+}
+
+/// How much a request promises about the state it reads and writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Level {
+    /// One snapshot, all writes at once.
+    #[default]
+    Causal,
+    /// Reads of what is here, every write for itself.
+    Eventual,
+}
+
+/// Who calls: carried to the function as `request.caller`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Caller {
+    /// The tenant whose apps and state the call may reach.
+    pub tenant: String,
+    /// The principal, as the door knows it.
+    pub subject: String,
+}
+
+/// One call from outside.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The app's name.
+    pub app: String,
+    /// A function, a method (`Class.method`) or a flow.
+    pub function: String,
+    /// The arguments (docs/http.md, "Calls").
+    pub input: Payload,
+    /// The caller's idempotency key.
+    pub key: Option<String>,
+    /// The trace to join; a new one begins without it.
+    pub trace: Option<TraceContext>,
+    /// Who calls.
+    pub caller: Caller,
+    /// How long the caller waits at the most.
+    pub timeout: Option<Duration>,
+    /// The level asked for; else the function's, else the app's.
+    pub level: Option<Level>,
+}
+
+/// The answer to a call.
+#[derive(Debug)]
+pub struct Answer {
+    /// The request that ran.
+    pub request: RequestId,
+    /// Its trace.
+    pub trace: TraceContext,
+    /// What came of it.
+    pub result: Result<Output, Problem>,
+}
+
+/// What a call that did not fail at once gives.
+#[derive(Debug)]
+pub enum Output {
+    /// A value; its writes are committed.
+    Value(Payload),
+    /// A generator's items, as they come. Dropping the receiver cancels the request.
+    Stream(mpsc::Receiver<StreamEvent>),
+}
+
+/// One event of a streamed answer. The last one is never an item.
+#[derive(Debug)]
+pub enum StreamEvent {
+    /// The generator yielded; its writes are not committed yet.
+    Item(Payload),
+    /// The generator ended and its writes are committed.
+    Committed,
+    /// The request failed; none of its writes is kept.
+    Failed(Problem),
+}
+
+/// Where a request stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RequestState {
+    /// Admitted; waiting or running.
+    Running,
+    /// Committed and answered.
+    Succeeded,
+    /// Ended with a problem.
+    Failed,
+    /// Cancelled by its caller.
+    Cancelled,
+}
+
+/// A request as lists show it.
+#[derive(Clone, Debug, Serialize)]
+pub struct RequestSummary {
+    /// Its identity.
+    pub id: String,
+    /// The app called.
+    pub app: String,
+    /// The function or flow called.
+    pub function: String,
+    /// Where it stands.
+    pub state: RequestState,
+    /// The code of its problem, where it failed.
+    pub code: Option<&'static str>,
+    /// When it was admitted, in Unix milliseconds.
+    pub created_ms: u64,
+    /// How long it took, or has taken so far.
+    pub duration_ms: f64,
+    /// Its trace.
+    pub trace: String,
+    /// The caller's idempotency key.
+    pub key: Option<String>,
+    /// What it used, once it has ended.
+    pub meter: Option<Meter>,
+}
+
+/// The result of a request that was not waited for.
+#[derive(Clone, Debug)]
+pub enum Fetched {
+    /// It has not ended.
+    Running(Box<RequestSummary>),
+    /// It ended with this.
+    Ended(Result<Payload, Problem>),
+}
+
+/// What a deploy did.
+#[derive(Clone, Debug, Serialize)]
+pub struct Deployed {
+    /// The app.
+    pub app: String,
+    /// The version now serving: a content hash.
+    pub version: String,
+    /// False when this very version was serving already.
+    pub changed: bool,
+    /// Functions, sorted.
+    pub functions: Vec<String>,
+    /// Flows, sorted.
+    pub flows: Vec<String>,
+}
+
+/// An app as lists show it.
+#[derive(Clone, Debug, Serialize)]
+pub struct AppSummary {
+    /// Its name.
+    pub app: String,
+    /// The version serving.
+    pub version: String,
+    /// When that version was deployed, in Unix milliseconds.
+    pub deployed_ms: u64,
+    /// Its functions.
+    pub functions: Vec<FunctionSummary>,
+    /// Its flows.
+    pub flows: Vec<FlowSummary>,
+    /// Worker processes alive.
+    pub workers: usize,
+}
+
+/// A function as lists show it.
+#[derive(Clone, Debug, Serialize)]
+pub struct FunctionSummary {
+    /// The manifest's entry.
+    #[serde(flatten)]
+    pub spec: crate::manifest::FunctionSpec,
+    /// Calls of this function since the node started.
+    pub calls: u64,
+    /// Its mean run time where it has run.
+    pub mean_us: Option<u64>,
+}
+
+/// A flow as lists show it.
+#[derive(Clone, Debug, Serialize)]
+pub struct FlowSummary {
+    /// Its name.
+    pub name: String,
+    /// The flow itself.
+    pub flow: tidemill_flow::Flow,
+    /// How the optimiser would run it now.
+    pub plan: String,
+}
+
+/// The bytes of a deploy: a zip archive with `tidemill.json` at its root.
+pub type Archive = Bytes;
+
+/// Bytes that are not JSON, as JSON.
+pub(crate) fn bytes_as_json(payload: &Payload) -> serde_json::Value {
+    use base64::Engine;
+    serde_json::json!({
+        "content_type": payload.content_type.as_str(),
+        "base64": base64::engine::general_purpose::STANDARD.encode(&payload.body),
+    })
+}

@@ -1,0 +1,436 @@
+//! Runs requests: plans become hand-offs to workers, their writes one commit.
+//!
+//! Everything that a request reaches hangs on one [`Execution`]. A call of a
+//! function or flow gives an [`Outcome`]: its result, and the effects that whoever
+//! called it takes over. Only the outermost outcome is committed. Dropping the future
+//! of a call ends what it started: children are dropped with it and workers told.
+
+mod children;
+mod handoff;
+mod message;
+
+pub(crate) use message::Message;
+
+use crate::app::{Function, Target, Version};
+use crate::inner::Inner;
+use crate::{Call, Caller, Level, RequestId, StreamEvent};
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use handoff::{Again, Ending, Handoff};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tidemill_flow::{Fragment, Plan, Progress, StepId};
+use tidemill_lattice::Payload;
+use tidemill_problem::{Code, Problem};
+use tidemill_session::Buffer;
+use tidemill_telemetry::{Meter, Span, SpanId, SpanKind, TraceContext};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// One request while it runs.
+pub(crate) struct Execution {
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) id: RequestId,
+    pub(crate) id_text: String,
+    pub(crate) session: Arc<tidemill_session::Request>,
+    pub(crate) caller: Caller,
+    pub(crate) key: Option<String>,
+    /// The request's own span within its trace.
+    pub(crate) trace: TraceContext,
+    pub(crate) parent: Option<SpanId>,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) started_us: u64,
+    pub(crate) used: Used,
+    spans: Mutex<Vec<Span>>,
+    next_span: AtomicU64,
+}
+
+/// What a request has used so far.
+#[derive(Default)]
+pub(crate) struct Used {
+    pub(crate) cpu_us: AtomicU64,
+    pub(crate) memory_byte_ms: AtomicU64,
+    pub(crate) bytes_in: AtomicU64,
+    pub(crate) bytes_out: AtomicU64,
+    pub(crate) reads: AtomicU64,
+    pub(crate) writes: AtomicU64,
+}
+
+/// Where a call stands in its request: what it sees and how deep it is.
+#[derive(Clone)]
+pub(crate) struct Place {
+    /// Writes of its ancestors, in the order of their tags.
+    pub(crate) below: Vec<Arc<Buffer>>,
+    /// The tag of its first step.
+    pub(crate) tag: u32,
+    pub(crate) depth: u32,
+    pub(crate) span: SpanId,
+}
+
+/// What a call leaves to its caller.
+#[derive(Default)]
+pub(crate) struct Effects {
+    /// Writes, in the order of their tags.
+    pub(crate) buffers: Vec<Arc<Buffer>>,
+    /// Requests to start once all this has committed.
+    pub(crate) messages: Vec<bytes::Bytes>,
+}
+
+/// A call that ended well.
+pub(crate) struct Outcome {
+    /// The result; of a generator its items.
+    pub(crate) outputs: Vec<Payload>,
+    pub(crate) effects: Effects,
+}
+
+/// Where a generator's items go.
+#[derive(Clone)]
+pub(crate) enum Items {
+    /// To whoever reads the answer, as they come.
+    Stream(mpsc::Sender<StreamEvent>),
+    /// Into the outcome.
+    Collect,
+}
+
+impl Execution {
+    /// Admits a call: from here on it has a snapshot.
+    pub(crate) fn begin(inner: &Arc<Inner>, id: RequestId, call: &Call) -> Arc<Self> {
+        let mut bytes = [0; 24];
+        inner.entropy.fill(&mut bytes);
+        let fresh = |at: usize| {
+            let mut eight = [0; 8];
+            eight.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_le_bytes(eight).max(1)
+        };
+        let trace = match call.trace {
+            Some(joined) => joined.trace,
+            None => tidemill_telemetry::TraceId(u128::from(fresh(0)) << 64 | u128::from(fresh(8))),
+        };
+        let span = SpanId(fresh(16));
+        let sampled = call.trace.is_none_or(|joined| joined.sampled);
+        let used = Used::default();
+        used.bytes_in
+            .store(call.input.body.len() as u64, Ordering::Relaxed);
+        Arc::new(Self {
+            id,
+            id_text: id.to_string(),
+            session: tidemill_session::Request::begin(id.0, Arc::clone(&inner.store)),
+            caller: call.caller.clone(),
+            key: call.key.clone(),
+            trace: TraceContext {
+                trace,
+                span,
+                sampled,
+            },
+            parent: call.trace.map(|joined| joined.span),
+            deadline: call.timeout.map(|timeout| Instant::now() + timeout),
+            started_us: inner.clock.now_micros(),
+            used,
+            spans: Mutex::default(),
+            next_span: AtomicU64::new(span.0),
+            inner: Arc::clone(inner),
+        })
+    }
+
+    /// The outermost call's place.
+    pub(crate) fn root(&self) -> Place {
+        Place {
+            below: Vec::new(),
+            tag: 0,
+            depth: 0,
+            span: self.trace.span,
+        }
+    }
+
+    pub(crate) fn span_id(&self) -> SpanId {
+        // Spans of one request need only differ from each other and be hard to meet
+        // elsewhere: an odd stride from a random start.
+        SpanId(
+            self.next_span
+                .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
+                .max(1),
+        )
+    }
+
+    pub(crate) fn now_us(&self) -> u64 {
+        self.inner.clock.now_micros()
+    }
+
+    /// Keeps a span that has ended now.
+    pub(crate) fn span(
+        &self,
+        kind: SpanKind,
+        name: &Arc<str>,
+        id: SpanId,
+        parent: Option<SpanId>,
+        start_us: u64,
+        error: Option<Code>,
+    ) {
+        if !self.trace.sampled {
+            return;
+        }
+        let span = Span {
+            trace: self.trace.trace,
+            id,
+            parent,
+            request: self.id.0,
+            kind,
+            name: Arc::clone(name),
+            start_us,
+            duration_us: self.now_us().saturating_sub(start_us),
+            error: error.map(Code::as_str),
+        };
+        self.spans.lock().push(span);
+    }
+
+    /// Writes down what the request was and used, now that it has ended.
+    pub(crate) fn finish(&self, app: &Arc<str>, function: &Arc<str>, code: Option<Code>) -> Meter {
+        let id = self.trace.span;
+        self.span(
+            SpanKind::Request,
+            function,
+            id,
+            self.parent,
+            self.started_us,
+            code,
+        );
+        let telemetry = &self.inner.telemetry;
+        telemetry.spans.record_all(&mut self.spans.lock());
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let meter = Meter {
+            request: self.id.0,
+            app: Arc::clone(app),
+            function: Arc::clone(function),
+            started_us: self.started_us,
+            duration_us: self.now_us().saturating_sub(self.started_us),
+            cpu_us: load(&self.used.cpu_us),
+            memory_byte_ms: load(&self.used.memory_byte_ms),
+            bytes_in: load(&self.used.bytes_in),
+            bytes_out: load(&self.used.bytes_out),
+            state_reads: load(&self.used.reads),
+            state_writes: load(&self.used.writes),
+            outcome: code.map_or(tidemill_telemetry::OUTCOME_OK, Code::as_str),
+        };
+        telemetry.meters.record(meter.clone());
+        meter
+    }
+
+    /// Runs a function or flow at a place of this request.
+    pub(crate) fn run(
+        self: &Arc<Self>,
+        version: &Arc<Version>,
+        target: &Target,
+        input: Payload,
+        place: Place,
+        items: Items,
+    ) -> BoxFuture<'static, Result<Outcome, Problem>> {
+        let (execution, version) = (Arc::clone(self), Arc::clone(version));
+        let plan = version.plan(target.flowing());
+        Box::pin(async move {
+            if place.depth > execution.inner.options.limits.call_depth {
+                return Err(Problem::new(
+                    Code::CallTooDeep,
+                    format!(
+                        "calls are nested more than {} deep; does a function call itself without end?",
+                        execution.inner.options.limits.call_depth
+                    ),
+                ));
+            }
+            let running = Running {
+                execution,
+                version,
+                plan,
+                input,
+                place,
+                items,
+            };
+            match running.plan.fragments() {
+                [only] => running.alone(only).await,
+                _ => running.all().await,
+            }
+        })
+    }
+}
+
+/// A plan while it runs.
+struct Running {
+    execution: Arc<Execution>,
+    version: Arc<Version>,
+    plan: Arc<Plan>,
+    input: Payload,
+    place: Place,
+    items: Items,
+}
+
+impl Running {
+    async fn alone(&self, fragment: &Fragment) -> Result<Outcome, Problem> {
+        let ending = self
+            .fragment(fragment, &BTreeMap::new(), &BTreeMap::new())
+            .await?;
+        Ok(Outcome {
+            outputs: ending.outputs,
+            effects: Effects {
+                buffers: ending
+                    .buffers
+                    .into_iter()
+                    .map(|(_, buffer)| buffer)
+                    .collect(),
+                messages: ending.messages,
+            },
+        })
+    }
+
+    /// Runs the fragments of a plan, each as soon as what it needs is there.
+    async fn all(&self) -> Result<Outcome, Problem> {
+        let mut values: BTreeMap<StepId, Payload> = BTreeMap::new();
+        let mut buffers: BTreeMap<StepId, Arc<Buffer>> = BTreeMap::new();
+        let mut messages: BTreeMap<StepId, Vec<bytes::Bytes>> = BTreeMap::new();
+        let (mut progress, ready) = Progress::begin(&self.plan);
+        let mut running = FuturesUnordered::new();
+        let start = |id: usize, values: &BTreeMap<_, _>, buffers: &BTreeMap<_, _>| {
+            let (values, buffers) = (values.clone(), buffers.clone());
+            async move {
+                (
+                    id,
+                    self.fragment(&self.plan.fragments()[id], &values, &buffers)
+                        .await,
+                )
+            }
+        };
+        for id in ready {
+            running.push(start(id, &values, &buffers));
+        }
+        while let Some((id, ending)) = running.next().await {
+            let ending = ending?;
+            let fragment = &self.plan.fragments()[id];
+            values.extend(fragment.outputs.iter().copied().zip(ending.outputs));
+            buffers.extend(ending.buffers);
+            if let Some(first) = fragment.steps.first() {
+                messages.insert(*first, ending.messages);
+            }
+            for next in progress.done(id) {
+                running.push(start(next, &values, &buffers));
+            }
+        }
+        let output = values.remove(&self.plan.output()).ok_or_else(|| {
+            Problem::new(
+                Code::Internal,
+                "the flow ended without its output; please report this",
+            )
+        })?;
+        Ok(Outcome {
+            outputs: vec![output],
+            effects: Effects {
+                buffers: buffers.into_values().collect(),
+                messages: messages.into_values().flatten().collect(),
+            },
+        })
+    }
+
+    /// Runs one fragment, again where its functions or its worker's death allow.
+    async fn fragment(
+        &self,
+        fragment: &Fragment,
+        values: &BTreeMap<StepId, Payload>,
+        buffers: &BTreeMap<StepId, Arc<Buffer>>,
+    ) -> Result<Ending, Problem> {
+        let functions = self.functions(fragment)?;
+        let _permits = self.permits(&functions).await?;
+        let limits = &self.execution.inner.options.limits;
+        let retries = functions
+            .iter()
+            .map(|function| function.spec.retries)
+            .max()
+            .unwrap_or(0);
+        let (mut failures, mut crashes) = (0, 0);
+        loop {
+            let handoff = Handoff {
+                execution: &self.execution,
+                version: &self.version,
+                plan: &self.plan,
+                fragment,
+                functions: &functions,
+                place: &self.place,
+                items: &self.items,
+                attempt: 1 + failures + crashes,
+            };
+            let failure = match handoff.run(&self.input, values, buffers).await {
+                Ok(ending) => return Ok(ending),
+                Err(failure) => failure,
+            };
+            let again = match failure.again {
+                Again::Never => false,
+                Again::AsRetries => {
+                    failures += 1;
+                    failures <= retries
+                }
+                Again::AsCrash => {
+                    crashes += 1;
+                    crashes <= limits.crash_retries
+                }
+            };
+            if !again {
+                return Err(failure.problem);
+            }
+        }
+    }
+
+    fn functions(&self, fragment: &Fragment) -> Result<Vec<Arc<Function>>, Problem> {
+        let steps = fragment.steps.iter();
+        steps
+            .map(|id| {
+                let name = self.plan.step(*id).map(tidemill_flow::Step::function);
+                name.and_then(|name| self.version.functions.get(name))
+                    .cloned()
+                    .ok_or_else(|| {
+                        Problem::new(
+                            Code::UnknownFunction,
+                            "the flow names a function that is gone",
+                        )
+                    })
+            })
+            .collect()
+    }
+
+    /// Waits until functions that limit their concurrency have room. Such functions
+    /// are alone in their fragment, so nobody holds one permit while waiting for another.
+    async fn permits<'f>(
+        &self,
+        functions: &'f [Arc<Function>],
+    ) -> Result<Option<tokio::sync::SemaphorePermit<'f>>, Problem> {
+        let Some(permits) = functions
+            .first()
+            .and_then(|function| function.permits.as_ref())
+        else {
+            return Ok(None);
+        };
+        let wait = async {
+            permits.acquire().await.map_err(|_| {
+                Problem::new(
+                    Code::ShuttingDown,
+                    "the function is being replaced; call again",
+                )
+            })
+        };
+        match self.execution.deadline {
+            None => wait.await.map(Some),
+            Some(deadline) => tokio::time::timeout_at(deadline, wait)
+                .await
+                .map_err(|_| {
+                    Problem::new(
+                        Code::TimedOut,
+                        "the call's time was over while it waited for the function's other runs",
+                    )
+                })?
+                .map(Some),
+        }
+    }
+}
+
+/// The level that a call runs at.
+pub(crate) fn level_of(call: &Call) -> Level {
+    call.level.unwrap_or_default()
+}

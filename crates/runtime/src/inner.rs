@@ -1,0 +1,99 @@
+//! What the runtime's parts share.
+
+use crate::app::{App, Environments, Target, Version};
+use crate::options::Options;
+use crate::requests::Requests;
+use crate::shm::SharedValues;
+use crate::worker::Shop;
+use parking_lot::RwLock;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use tidemill_lattice::{Clock, Entropy};
+use tidemill_problem::{Code, Problem};
+use tidemill_store::Store;
+use tidemill_telemetry::Telemetry;
+
+pub(crate) struct Inner {
+    pub(crate) options: Options,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) shared: Arc<SharedValues>,
+    pub(crate) apps: RwLock<BTreeMap<String, Arc<App>>>,
+    pub(crate) requests: Requests,
+    pub(crate) shop: Shop,
+    pub(crate) environments: Environments,
+    /// The interpreter's version, once it was asked.
+    pub(crate) python_version: tokio::sync::OnceCell<String>,
+    /// One deploy at a time: the last one to begin is the last one to serve.
+    pub(crate) deploying: tokio::sync::Mutex<()>,
+    pub(crate) stopping: AtomicBool,
+    pub(crate) names: Names,
+}
+
+/// Names of spans that are the same for every request.
+pub(crate) struct Names {
+    pub(crate) state: Arc<str>,
+    pub(crate) handoff: Arc<str>,
+    pub(crate) commit: Arc<str>,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self {
+            state: "state".into(),
+            handoff: "handoff".into(),
+            commit: "commit".into(),
+        }
+    }
+}
+
+impl Inner {
+    pub(crate) fn app(&self, name: &str) -> Result<Arc<App>, Problem> {
+        let apps = self.apps.read();
+        apps.get(name).cloned().ok_or_else(|| {
+            Problem::new(
+                Code::UnknownApp,
+                format!("there is no app {name:?} on this node"),
+            )
+            .suggest(near(name, apps.keys().map(String::as_str)))
+        })
+    }
+
+    pub(crate) fn version(&self, app: &str) -> Result<Arc<Version>, Problem> {
+        self.app(app).map(|app| app.current())
+    }
+
+    /// What a name of an app means: a function, a flow, or a flow registered beside it.
+    pub(crate) fn target(&self, version: &Version, name: &str) -> Result<Target, Problem> {
+        if let Some(target) = version.target(name) {
+            return Ok(target);
+        }
+        let app = self.app(&version.app)?;
+        if let Some(flow) = app.loose(name) {
+            return Ok(Target::Flow(flow));
+        }
+        let names = version.functions.keys().chain(version.flows.keys());
+        Err(Problem::new(
+            Code::UnknownFunction,
+            format!("the app {} has no function or flow {name:?}", version.app),
+        )
+        .suggest(near(name, names.map(String::as_str))))
+    }
+}
+
+/// Names close to a mistyped one, the closest first.
+pub(crate) fn near<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut scored: Vec<(f64, &str)> = known
+        .map(|other| (strsim::jaro_winkler(name, other), other))
+        .filter(|(score, _)| *score > 0.75)
+        .collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+    scored
+        .into_iter()
+        .take(3)
+        .map(|(_, other)| other.to_owned())
+        .collect()
+}

@@ -1,0 +1,415 @@
+//! Runs code: apps and their versions, worker processes, requests and their limits.
+//!
+//! A call is a request. It is admitted with one snapshot, becomes a plan of hand-offs
+//! to workers, and ends in one commit; see `execute`. This room reaches state through
+//! `session` and never through a peer's socket; it must not know HTTP or the command
+//! line, and it never opens a pickle.
+
+mod api;
+mod app;
+mod deploy;
+mod execute;
+mod inner;
+mod manifest;
+mod options;
+mod protocol;
+mod request;
+mod requests;
+mod shm;
+mod state;
+mod worker;
+
+pub use api::{
+    Answer, AppSummary, Archive, Call, Caller, Deployed, Fetched, FlowSummary, FunctionSummary,
+    Level, Output, RequestId, RequestState, RequestSummary, StreamEvent,
+};
+pub use manifest::{Entry, FlowSpec, FunctionKind, FunctionSpec, Manifest, RuntimeKind};
+pub use options::{Limits, Options};
+
+use app::Environments;
+use inner::{Inner, Names};
+use parking_lot::RwLock;
+use requests::Requests;
+use shm::SharedValues;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tidemill_flow::Flow;
+use tidemill_lattice::{Cell, Clock, Entropy, Kind, Op, Time};
+use tidemill_problem::{Code, Problem};
+use tidemill_scheduler::PoolStats;
+use tidemill_store::{Durability, Stats, Store};
+use tidemill_telemetry::Telemetry;
+use worker::{Launcher, Listener, Shop};
+
+/// How often pools look at the time, and memory limits are checked.
+const TICK: Duration = Duration::from_millis(50);
+/// How long a stopping node waits for requests that are running.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// The parts with behaviour that a runtime is given.
+pub struct Parts {
+    /// Where state is.
+    pub store: Arc<dyn Store>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness, for identities and secrets.
+    pub entropy: Arc<dyn Entropy>,
+    /// Where logs, spans and meters go.
+    pub telemetry: Arc<Telemetry>,
+}
+
+/// A handle to the runtime; cheap to clone.
+#[derive(Clone)]
+pub struct Runtime {
+    inner: Arc<Inner>,
+    // Ends the ticking with the last handle.
+    _ticking: Arc<Ticking>,
+}
+
+struct Ticking(tokio::task::AbortHandle);
+
+impl Drop for Ticking {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Keys of an app's state.
+#[derive(Clone, Debug)]
+pub struct StatePage {
+    /// Names and types, in order.
+    pub keys: Vec<(String, Kind)>,
+    /// The name to go on after, when there may be more.
+    pub next: Option<String>,
+}
+
+/// What the runtime is doing right now.
+#[derive(Clone, Debug)]
+pub struct Gauges {
+    /// Requests admitted and not ended.
+    pub requests_running: usize,
+    /// Apps deployed.
+    pub apps: usize,
+    /// Worker processes and those that wait for them, by app.
+    pub pools: Vec<(Arc<str>, PoolStats)>,
+    /// The store's numbers.
+    pub store: Stats,
+}
+
+fn io_problem(what: &str, path: &Path, error: &std::io::Error) -> Problem {
+    Problem::new(
+        Code::StorageFailed,
+        format!("{what} {}: {error}", path.display()),
+    )
+}
+
+/// A directory for sockets and shared values, named after this process.
+fn run_directory(base: &Path, entropy: &dyn Entropy) -> PathBuf {
+    let mut bytes = [0; 8];
+    entropy.fill(&mut bytes);
+    base.join(format!(
+        "tidemill-{}-{:016x}",
+        std::process::id(),
+        u64::from_le_bytes(bytes)
+    ))
+}
+
+/// Removes what nodes that are gone have left in `base`.
+fn sweep(base: &Path) {
+    let Ok(entries) = std::fs::read_dir(base) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(rest) = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("tidemill-"))
+        else {
+            continue;
+        };
+        let mut parts = rest.splitn(2, '-');
+        let pid = parts.next().and_then(|pid| pid.parse::<u32>().ok());
+        let ours = parts.next().is_some_and(|tail| tail.len() == 16);
+        if let Some(pid) = pid.filter(|_| ours)
+            && !Path::new(&format!("/proc/{pid}")).exists()
+        {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+impl Runtime {
+    /// Starts a runtime: apps deployed before serve at once, their workers start
+    /// when they are called.
+    ///
+    /// # Errors
+    /// `storage-failed` where a directory cannot be made or an app not be read.
+    pub async fn start(options: Options, parts: Parts) -> Result<Self, Problem> {
+        let shared_base = Path::new("/dev/shm");
+        let temporary = std::env::temp_dir();
+        let shared_base = if shared_base.is_dir() {
+            shared_base
+        } else {
+            &temporary
+        };
+        sweep(shared_base);
+        sweep(&temporary);
+        let entropy = &*parts.entropy;
+        let shared = run_directory(shared_base, entropy).join("values");
+        if let Some(parent) = shared.parent() {
+            make_private(parent)?;
+        }
+        let shared = SharedValues::open(shared.clone(), options.limits.shared_bytes)
+            .map_err(|error| io_problem("cannot make", &shared, &error))?;
+        let sockets = run_directory(&temporary, entropy);
+        make_private(&sockets)?;
+        let path = sockets.join("workers.sock");
+        let listener = Listener::bind(path.clone())
+            .map_err(|error| io_problem("cannot listen on", &path, &error))?;
+        let launcher = Launcher {
+            listener,
+            shared_directory: shared.directory().to_owned(),
+            python: options.python.clone(),
+            sdk: options.sdk_directory.clone(),
+            entropy: Arc::clone(&parts.entropy),
+        };
+        let shop = Shop {
+            launcher: Arc::new(launcher),
+            clock: Arc::clone(&parts.clock),
+            worker_ids: Arc::new(AtomicU64::new(0)),
+        };
+        let inner = Arc::new(Inner {
+            requests: Requests::new(options.limits.requests_kept, options.limits.results_bytes),
+            environments: Environments::new(
+                options.directory.join("environments"),
+                options.python.clone(),
+            ),
+            options,
+            store: parts.store,
+            clock: parts.clock,
+            entropy: parts.entropy,
+            telemetry: parts.telemetry,
+            shared: Arc::new(shared),
+            apps: RwLock::new(BTreeMap::new()),
+            shop,
+            python_version: tokio::sync::OnceCell::new(),
+            deploying: tokio::sync::Mutex::new(()),
+            stopping: AtomicBool::new(false),
+            names: Names::default(),
+        });
+        let ticking = tokio::spawn(tick(Arc::downgrade(&inner))).abort_handle();
+        let runtime = Self {
+            inner,
+            _ticking: Arc::new(Ticking(ticking)),
+        };
+        runtime.restore().await?;
+        runtime.resend()?;
+        Ok(runtime)
+    }
+
+    /// Refuses new calls, gives running ones a moment, and ends all workers.
+    pub async fn stop(&self) {
+        self.inner.stopping.store(true, Ordering::Release);
+        let finished = async {
+            while self.inner.requests.running() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let _ = tokio::time::timeout(STOP_GRACE, finished).await;
+        let apps = std::mem::take(&mut *self.inner.apps.write());
+        for app in apps.values() {
+            app.current().retire();
+        }
+        if let Some(parent) = self.inner.shared.directory().parent() {
+            let _ = std::fs::remove_dir_all(parent);
+        }
+        if let Some(parent) = self.inner.shop.launcher.listener.path().parent() {
+            let _ = std::fs::remove_dir_all(parent);
+        }
+    }
+
+    /// Requests on the list, the newest first.
+    #[must_use]
+    pub fn requests(
+        &self,
+        app: Option<&str>,
+        state: Option<RequestState>,
+        limit: usize,
+    ) -> Vec<RequestSummary> {
+        self.inner
+            .requests
+            .list(self.inner.clock.now_micros(), app, state, limit)
+    }
+
+    /// One request on the list.
+    #[must_use]
+    pub fn request(&self, id: RequestId) -> Option<RequestSummary> {
+        self.inner
+            .requests
+            .summary(id, self.inner.clock.now_micros())
+    }
+
+    /// The result of a request that was submitted.
+    #[must_use]
+    pub fn fetch(&self, id: RequestId) -> Option<Fetched> {
+        self.inner.requests.fetch(id, self.inner.clock.now_micros())
+    }
+
+    /// Cancels a request. `None`: it is not known; `false`: it had ended.
+    #[must_use]
+    pub fn cancel(&self, id: RequestId) -> Option<bool> {
+        self.inner.requests.cancel(id)
+    }
+
+    /// All apps, by name.
+    #[must_use]
+    pub fn apps(&self) -> Vec<AppSummary> {
+        self.inner
+            .apps
+            .read()
+            .values()
+            .map(|app| deploy::summary(&app.current()))
+            .collect()
+    }
+
+    /// One app.
+    ///
+    /// # Errors
+    /// `unknown-app`, with near names.
+    pub fn app(&self, name: &str) -> Result<AppSummary, Problem> {
+        self.inner
+            .version(name)
+            .map(|version| deploy::summary(&version))
+    }
+
+    /// Registers a flow beside an app's own, until the app is deployed anew or the
+    /// node stops.
+    ///
+    /// # Errors
+    /// `unknown-app`, `bad-flow`.
+    pub fn register_flow(&self, app: &str, name: &str, flow: &Flow) -> Result<(), Problem> {
+        let app = self.inner.app(app)?;
+        let flowing = app.current().flowing(name, flow)?;
+        app.register(name.to_owned(), flowing);
+        Ok(())
+    }
+
+    /// What a key of an app holds now: the time of the snapshot, and the cell at it.
+    ///
+    /// # Errors
+    /// `bad-key`, `storage-failed`.
+    pub fn state_get(&self, app: &str, key: &str) -> Result<Option<(Time, Arc<Cell>)>, Problem> {
+        let key = state::key(app, key)?;
+        let session = tidemill_session::Request::begin(0, Arc::clone(&self.inner.store));
+        let view = session.view(Vec::new(), 0);
+        let cell = view.read(&key).map_err(|error| state::problem_of(&error))?;
+        Ok(cell.map(|cell| (view.time(), cell)))
+    }
+
+    /// The keys of an app that begin with `prefix`, after the name `after`.
+    ///
+    /// # Errors
+    /// `storage-failed`.
+    pub fn state_list(
+        &self,
+        app: &str,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<StatePage, Problem> {
+        let session = tidemill_session::Request::begin(0, Arc::clone(&self.inner.store));
+        let view = session.view(Vec::new(), 0);
+        let (keys, next) = state::list(&view, app, prefix, after, limit)?;
+        Ok(StatePage { keys, next })
+    }
+
+    /// Writes several keys of an app in one commit, and gives its time.
+    ///
+    /// # Errors
+    /// `bad-key`, `wrong-type`, `bad-value`, `storage-full`, `storage-failed`; then
+    /// nothing was written.
+    pub async fn state_commit(
+        &self,
+        app: &str,
+        writes: Vec<(String, Op)>,
+    ) -> Result<Time, Problem> {
+        if !tidemill_lattice::is_name(app) {
+            return Err(Problem::new(
+                Code::BadKey,
+                format!("{app:?} is not the name of an app"),
+            ));
+        }
+        let session = tidemill_session::Request::begin(0, Arc::clone(&self.inner.store));
+        let mut view = session.view(Vec::new(), 0);
+        for (name, op) in &writes {
+            let key = state::key(app, name)?;
+            view.write(&key, op)
+                .map_err(|error| state::problem_of(&error))?;
+        }
+        let buffers = [view.finish()];
+        let committed = request::commit(
+            &session,
+            &buffers,
+            self.inner.options.durability,
+            Default::default(),
+        );
+        committed.await.map(|committed| committed.time)
+    }
+
+    /// Numbers for those who watch.
+    #[must_use]
+    pub fn gauges(&self) -> Gauges {
+        let apps = self.inner.apps.read();
+        let pools = apps.values().flat_map(|app| {
+            let version = app.current();
+            version
+                .groups
+                .iter()
+                .map(|group| (Arc::clone(&version.app), group.stats()))
+                .collect::<Vec<_>>()
+        });
+        Gauges {
+            requests_running: self.inner.requests.running(),
+            apps: apps.len(),
+            pools: pools.collect(),
+            store: self.inner.store.stats(),
+        }
+    }
+
+    /// How safe commits are before they are answered.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        self.inner.options.durability
+    }
+}
+
+fn make_private(directory: &Path) -> Result<(), Problem> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|error| io_problem("cannot make", directory, &error))
+}
+
+async fn tick(inner: std::sync::Weak<Inner>) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        interval.tick().await;
+        let Some(inner) = inner.upgrade() else { return };
+        let versions: Vec<_> = inner
+            .apps
+            .read()
+            .values()
+            .map(|app| app.current())
+            .collect();
+        for group in versions.iter().flat_map(|version| &version.groups) {
+            group.tick();
+            group.watch_memory();
+        }
+    }
+}

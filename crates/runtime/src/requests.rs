@@ -1,0 +1,318 @@
+//! The requests that are running, and the last ones that ended.
+
+use crate::{Fetched, RequestId, RequestState, RequestSummary};
+use parking_lot::Mutex;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use tidemill_lattice::Payload;
+use tidemill_problem::{Code, Problem};
+use tidemill_telemetry::{Meter, TraceId};
+use tokio::sync::Notify;
+
+/// A request in the list.
+pub(crate) struct Entry {
+    app: Arc<str>,
+    function: Arc<str>,
+    created_us: u64,
+    trace: TraceId,
+    key: Option<String>,
+    /// Rung to cancel it.
+    pub(crate) cancel: Arc<Notify>,
+    end: Option<End>,
+}
+
+struct End {
+    code: Option<Code>,
+    duration_us: u64,
+    meter: Option<Meter>,
+    /// Kept for requests that nobody waited for.
+    result: Option<Result<Payload, Problem>>,
+}
+
+/// The list, bounded in entries and in bytes of kept results.
+pub(crate) struct Requests {
+    kept_max: usize,
+    results_bytes_max: usize,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    entries: HashMap<RequestId, Entry>,
+    ended: VecDeque<RequestId>,
+    with_result: VecDeque<(RequestId, usize)>,
+    results_bytes: usize,
+    running: usize,
+}
+
+/// What is known of a request at its admission.
+pub(crate) struct Admitted {
+    pub(crate) app: Arc<str>,
+    pub(crate) function: Arc<str>,
+    pub(crate) created_us: u64,
+    pub(crate) trace: TraceId,
+    pub(crate) key: Option<String>,
+}
+
+impl Requests {
+    pub(crate) fn new(kept_max: usize, results_bytes_max: usize) -> Self {
+        Self {
+            kept_max,
+            results_bytes_max,
+            table: Mutex::default(),
+        }
+    }
+
+    /// Puts a request on the list. What comes back is rung when it is cancelled.
+    pub(crate) fn admit(&self, id: RequestId, admitted: Admitted) -> Arc<Notify> {
+        let cancel = Arc::new(Notify::new());
+        let entry = Entry {
+            app: admitted.app,
+            function: admitted.function,
+            created_us: admitted.created_us,
+            trace: admitted.trace,
+            key: admitted.key,
+            cancel: Arc::clone(&cancel),
+            end: None,
+        };
+        let mut table = self.table.lock();
+        table.running += 1;
+        table.entries.insert(id, entry);
+        cancel
+    }
+
+    /// Notes how a request ended.
+    pub(crate) fn end(
+        &self,
+        id: RequestId,
+        now_us: u64,
+        code: Option<Code>,
+        meter: Option<Meter>,
+        result: Option<Result<Payload, Problem>>,
+    ) {
+        let mut table = self.table.lock();
+        let bytes = result.as_ref().map(|result| match result {
+            Ok(payload) => payload.body.len(),
+            Err(problem) => problem.detail.len(),
+        });
+        let Some(entry) = table.entries.get_mut(&id) else {
+            return;
+        };
+        if entry.end.is_some() {
+            return;
+        }
+        let duration_us = now_us.saturating_sub(entry.created_us);
+        entry.end = Some(End {
+            code,
+            duration_us,
+            meter,
+            result,
+        });
+        table.running -= 1;
+        table.ended.push_back(id);
+        if let Some(bytes) = bytes {
+            table.results_bytes += bytes;
+            table.with_result.push_back((id, bytes));
+        }
+        table.make_room(self.kept_max, self.results_bytes_max);
+    }
+
+    pub(crate) fn running(&self) -> usize {
+        self.table.lock().running
+    }
+
+    pub(crate) fn summary(&self, id: RequestId, now_us: u64) -> Option<RequestSummary> {
+        let table = self.table.lock();
+        table
+            .entries
+            .get(&id)
+            .map(|entry| entry.summary(id, now_us))
+    }
+
+    /// The newest first.
+    pub(crate) fn list(
+        &self,
+        now_us: u64,
+        app: Option<&str>,
+        state: Option<RequestState>,
+        limit: usize,
+    ) -> Vec<RequestSummary> {
+        let table = self.table.lock();
+        let mut found: Vec<(&RequestId, &Entry)> = table
+            .entries
+            .iter()
+            .filter(|(_, entry)| app.is_none_or(|app| &*entry.app == app))
+            .filter(|(_, entry)| state.is_none_or(|state| entry.state() == state))
+            .collect();
+        found.sort_unstable_by_key(|(id, entry)| (std::cmp::Reverse(entry.created_us), **id));
+        found.truncate(limit);
+        found
+            .into_iter()
+            .map(|(id, entry)| entry.summary(*id, now_us))
+            .collect()
+    }
+
+    pub(crate) fn fetch(&self, id: RequestId, now_us: u64) -> Option<Fetched> {
+        let table = self.table.lock();
+        let entry = table.entries.get(&id)?;
+        Some(match &entry.end {
+            None => Fetched::Running(Box::new(entry.summary(id, now_us))),
+            Some(end) => Fetched::Ended(end.result.clone().unwrap_or_else(|| {
+                Err(Problem::new(
+                    Code::UnknownRequest,
+                    "the request has ended and its result is not kept: its caller waited for \
+                     it, or it is among the older ones",
+                ))
+            })),
+        })
+    }
+
+    /// Cancels a request. `None`: unknown; `false`: it had ended.
+    pub(crate) fn cancel(&self, id: RequestId) -> Option<bool> {
+        let table = self.table.lock();
+        let entry = table.entries.get(&id)?;
+        if entry.end.is_some() {
+            return Some(false);
+        }
+        entry.cancel.notify_one();
+        Some(true)
+    }
+}
+
+impl Table {
+    fn make_room(&mut self, kept_max: usize, results_bytes_max: usize) {
+        while self.results_bytes > results_bytes_max {
+            let Some((id, bytes)) = self.with_result.pop_front() else {
+                break;
+            };
+            self.results_bytes -= bytes;
+            if let Some(end) = self
+                .entries
+                .get_mut(&id)
+                .and_then(|entry| entry.end.as_mut())
+            {
+                end.result = None;
+            }
+        }
+        while self.ended.len() > kept_max {
+            let Some(id) = self.ended.pop_front() else {
+                break;
+            };
+            let entry = self.entries.remove(&id);
+            let held = entry
+                .and_then(|entry| entry.end)
+                .is_some_and(|end| end.result.is_some());
+            let place = self.with_result.iter().position(|(other, _)| *other == id);
+            if let Some(place) = place.filter(|_| held)
+                && let Some((_, bytes)) = self.with_result.remove(place)
+            {
+                self.results_bytes -= bytes;
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn state(&self) -> RequestState {
+        match &self.end {
+            None => RequestState::Running,
+            Some(End { code: None, .. }) => RequestState::Succeeded,
+            Some(End {
+                code: Some(Code::Cancelled),
+                ..
+            }) => RequestState::Cancelled,
+            Some(_) => RequestState::Failed,
+        }
+    }
+
+    fn summary(&self, id: RequestId, now_us: u64) -> RequestSummary {
+        let end = self.end.as_ref();
+        let duration_us = end.map_or_else(
+            || now_us.saturating_sub(self.created_us),
+            |end| end.duration_us,
+        );
+        RequestSummary {
+            id: id.to_string(),
+            app: self.app.to_string(),
+            function: self.function.to_string(),
+            state: self.state(),
+            code: end.and_then(|end| end.code).map(Code::as_str),
+            created_ms: self.created_us / 1000,
+            #[expect(clippy::cast_precision_loss, reason = "durations are far below 2^52")]
+            duration_ms: duration_us as f64 / 1000.0,
+            trace: self.trace.to_string(),
+            key: self.key.clone(),
+            meter: end.and_then(|end| end.meter.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admitted(at: u64) -> Admitted {
+        Admitted {
+            app: "a".into(),
+            function: "f".into(),
+            created_us: at,
+            trace: TraceId(7),
+            key: None,
+        }
+    }
+
+    #[test]
+    fn the_list_is_bounded_and_newest_first() {
+        let requests = Requests::new(3, 1000);
+        for n in 1..=5_u64 {
+            requests.admit(RequestId(n.into()), admitted(n));
+        }
+        assert_eq!(requests.running(), 5);
+        for n in 1..=5_u64 {
+            requests.end(RequestId(n.into()), 100, None, None, None);
+        }
+        let listed: Vec<_> = requests
+            .list(100, None, None, 10)
+            .iter()
+            .map(|r| r.created_ms)
+            .collect();
+        assert_eq!(listed.len(), 3);
+        assert!(requests.summary(RequestId(1), 100).is_none());
+        assert_eq!(
+            requests.list(100, None, None, 1)[0].id,
+            RequestId(5).to_string()
+        );
+        assert_eq!(requests.running(), 0);
+    }
+
+    #[test]
+    fn old_results_make_room_for_new_ones() {
+        let requests = Requests::new(10, 250);
+        for n in 1..=3_u64 {
+            requests.admit(RequestId(n.into()), admitted(n));
+            let result = Ok(Payload::bytes(vec![0; 100]));
+            requests.end(RequestId(n.into()), 100, None, None, Some(result));
+        }
+        let kept = |n: u64| {
+            matches!(
+                requests.fetch(RequestId(n.into()), 0),
+                Some(Fetched::Ended(Ok(_)))
+            )
+        };
+        assert_eq!([kept(1), kept(2), kept(3)], [false, true, true]);
+    }
+
+    #[test]
+    fn a_cancel_rings_once_and_says_what_it_found() {
+        let requests = Requests::new(10, 10);
+        let bell = requests.admit(RequestId(1), admitted(1));
+        assert_eq!(requests.cancel(RequestId(2)), None);
+        assert_eq!(requests.cancel(RequestId(1)), Some(true));
+        let rung = std::pin::pin!(bell.notified());
+        assert!(futures_util::FutureExt::now_or_never(rung).is_some());
+        requests.end(RequestId(1), 5, Some(Code::Cancelled), None, None);
+        assert_eq!(requests.cancel(RequestId(1)), Some(false));
+        let state = requests.summary(RequestId(1), 9).unwrap().state;
+        assert_eq!(state, RequestState::Cancelled);
+    }
+}

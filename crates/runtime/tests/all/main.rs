@@ -1,0 +1,8 @@
+//! The runtime with a real store and real Python workers, without any door.
+
+mod calls;
+mod deploys;
+mod faults;
+mod flows;
+mod node;
+mod state;
