@@ -1,0 +1,368 @@
+"""Calls over HTTP (docs/http.md, "Calls"): the runtime outside of functions."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import quote
+
+from tidemill import _codec, _failure
+from tidemill._codec import PICKLE, Payload
+from tidemill._context import Runtime
+from tidemill._flow import Flow
+from tidemill._http import Http, Response
+from tidemill._kv import unwrap
+from tidemill._target import Call, Target
+from tidemill.errors import ConnectionFailed, Error, NotFound, Timeout, from_code
+
+T = TypeVar("T")
+
+_ASYNC_THREADS = 64
+_POLL_FIRST_SECONDS = 0.002
+_POLL_MAX_SECONDS = 0.25
+_WAIT_SECONDS = 20
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+
+
+class HttpRuntime(Runtime):
+    """Calls to one node. Safe to use from several threads."""
+
+    def __init__(self, http: Http) -> None:
+        self.http = http
+        self.known_flows: set[tuple[str, str]] = set()
+        self._keys = _Keys()
+        self._pool: ThreadPoolExecutor | None = None
+        self._pool_lock = threading.Lock()
+
+    def close(self) -> None:
+        """Closes idle connections and threads."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
+            self._pool = None
+        self.http.close()
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        headers: str = "",
+        body: Any = (),
+        *,
+        accept: tuple[int, ...] = (),
+        timeout: float | None = None,
+    ) -> Response:
+        """One request; a problem is raised, unless its status is in `accept`."""
+        answer = self.http.request(method, path, headers, body, timeout)
+        if answer.status >= 300 and answer.status not in accept:
+            raise_problem(answer.status, answer.headers, answer.body)
+        return answer
+
+    def _path(self, target: Target) -> str:
+        name = target.name
+        if name is None:
+            assert isinstance(target, Flow)
+            name = self._register_flow(target)
+        return f"/v1/call/{quote(target.app_name)}/{quote(name)}"
+
+    def _register_flow(self, flow: Flow, again: bool = False) -> str:
+        """An unregistered flow is known to the node by the hash of what it is."""
+        name = flow.adhoc_name()
+        place = (flow.app_name, name)
+        if again or place not in self.known_flows:
+            body = json.dumps(flow.compile(), separators=(",", ":")).encode()
+            path = f"/v1/apps/{quote(flow.app_name)}/flows/{name}"
+            self.send("PUT", path, "Content-Type: application/json\r\n", (body,))
+            self.known_flows.add(place)
+        return name
+
+    def _with_flow(self, target: Target, act: Callable[[str], T]) -> T:
+        path = self._path(target)
+        try:
+            return act(path)
+        except NotFound as error:
+            if target.name is not None or error.code != "unknown-function":
+                raise
+            assert isinstance(target, Flow)
+            self._register_flow(target, again=True)  # the node was started anew
+            return act(path)
+
+    def post_call(self, path: str, payload: Payload, headers: str = "") -> Any:
+        answer = self._post(path, payload, headers)
+        content_type = answer.headers.get("content-type", _codec.BYTES)
+        if content_type.startswith("text/event-stream"):
+            return stream_items(events(iter((bytes(answer.body),))))
+        return _codec.decode(content_type, answer.body)
+
+    def _post(self, path: str, payload: Payload, headers: str = "") -> Response:
+        answer = self.http.request(
+            "POST",
+            path,
+            f"Content-Type: {payload.content_type}\r\n"
+            f"Idempotency-Key: {self._keys.next()}\r\n{headers}",
+            payload.parts,
+        )
+        if answer.status >= 300:
+            raise_problem(answer.status, answer.headers, answer.body)
+        return answer
+
+    def call(self, target: Target, args: Args, kwargs: Kwargs) -> Any:
+        payload = _codec.encode_call(args, kwargs)
+        if target.name is not None:
+            return self.post_call(self._path(target), payload)
+        return self._with_flow(target, lambda path: self.post_call(path, payload))
+
+    def spawn(self, target: Target, args: Args, kwargs: Kwargs) -> Call[Any]:
+        payload = _codec.encode_call(args, kwargs)
+        prefer = "Prefer: respond-async\r\n"
+        answer = self._with_flow(target, lambda path: self._post(path, payload, prefer))
+        id = answer.headers.get("tidemill-request")
+        if id is None:
+            id = answer.headers.get("location", "").rpartition("/")[2]
+        return ClientCall(self, id, target.generator)
+
+    def enqueue(self, target: Target, args: Args, kwargs: Kwargs) -> None:
+        self.spawn(target, args, kwargs)
+
+    def stream(self, target: Target, args: Args, kwargs: Kwargs) -> Iterator[Any]:
+        return self._stream(self._path(target), _codec.encode_call(args, kwargs))
+
+    def _stream(self, path: str, payload: Payload) -> Iterator[Any]:
+        status, headers, pieces = self.http.open_stream(
+            "POST",
+            path,
+            f"Content-Type: {payload.content_type}\r\nAccept: text/event-stream\r\n"
+            f"Idempotency-Key: {self._keys.next()}\r\n",
+            payload.parts,
+        )
+        if status >= 300:
+            raise_problem(status, headers, b"".join(pieces))
+        return stream_items(events(pieces))
+
+    def map(self, target: Target, items: Iterable[Any], concurrency: int) -> Iterator[Any]:
+        pool = ThreadPoolExecutor(concurrency, thread_name_prefix="tidemill-map")
+        source = iter(items)
+        flying: deque[Future[Any]] = deque()
+
+        def start() -> None:
+            for item in source:
+                flying.append(pool.submit(self._one, target, item))
+                return
+
+        def run() -> Iterator[Any]:
+            try:
+                for _ in range(concurrency):
+                    start()
+                while flying:
+                    result = flying[0].result()
+                    flying.popleft()
+                    start()
+                    yield result
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+        return run()
+
+    def _one(self, target: Target, item: Any) -> Any:
+        if target.generator:
+            return list(self.stream(target, (item,), {}))
+        return self.call(target, (item,), {})
+
+    async def call_aio(self, target: Target, args: Args, kwargs: Kwargs) -> Any:
+        return await self.in_thread(self.call, target, args, kwargs)
+
+    async def stream_aio(self, target: Target, args: Args, kwargs: Kwargs) -> AsyncIterator[Any]:
+        items = await self.in_thread(self.stream, target, args, kwargs)
+        end = object()
+        while (item := await self.in_thread(next, items, end)) is not end:
+            yield item
+
+    async def map_aio(
+        self, target: Target, items: Iterable[Any], concurrency: int
+    ) -> AsyncIterator[Any]:
+        source = iter(items)
+        flying: deque[asyncio.Future[Any]] = deque()
+
+        def start() -> None:
+            for item in source:
+                flying.append(asyncio.ensure_future(self.in_thread(self._one, target, item)))
+                return
+
+        try:
+            for _ in range(concurrency):
+                start()
+            while flying:
+                result = await flying[0]
+                flying.popleft()
+                start()
+                yield result
+        finally:
+            for future in flying:
+                future.cancel()
+
+    async def in_thread(self, work: Callable[..., T], *args: Any) -> T:
+        """Runs blocking work on the client's own threads."""
+        if self._pool is None:
+            with self._pool_lock:
+                if self._pool is None:
+                    self._pool = ThreadPoolExecutor(_ASYNC_THREADS, "tidemill-aio")
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
+
+
+class ClientCall(Call[Any]):
+    """A request that was started with `.spawn`, or that is known by its id."""
+
+    def __init__(self, runtime: HttpRuntime, id: str, generator: bool = False) -> None:
+        self.id = id
+        self._runtime = runtime
+        self._generator = generator
+        self._outcome: tuple[bool, Any] | None = None
+
+    def _result(self, timeout: float | None) -> Any:
+        if self._outcome is None:
+            self._outcome = self._poll(timeout)
+        ok, value = self._outcome
+        if ok:
+            return value
+        raise value
+
+    def _poll(self, timeout: float | None) -> tuple[bool, Any]:
+        end = None if timeout is None else time.monotonic() + timeout
+        pause = _POLL_FIRST_SECONDS
+        path = f"/v1/requests/{quote(self.id)}/result"
+        while True:
+            wait = float(_WAIT_SECONDS)
+            if end is not None:
+                wait = min(wait, max(0.0, end - time.monotonic()))
+            answer = self._runtime.http.request("GET", path, f"Prefer: wait={wait:.3f}\r\n")
+            if answer.status != 202:
+                return self._ended(answer)
+            if end is not None and time.monotonic() >= end:
+                raise Timeout(f"no result within {timeout} seconds", request=self.id)
+            time.sleep(pause if end is None else min(pause, max(0.0, end - time.monotonic())))
+            pause = min(pause * 1.5, _POLL_MAX_SECONDS)
+
+    def _ended(self, answer: Response) -> tuple[bool, Any]:
+        if answer.status >= 300:
+            return (False, problem(answer.status, answer.headers, answer.body))
+        content_type = answer.headers.get("content-type", _codec.BYTES)
+        if content_type.startswith("text/event-stream"):
+            return (True, list(stream_items(events(iter((bytes(answer.body),))))))
+        return (True, _codec.decode(content_type, answer.body))
+
+    async def _result_aio(self, timeout: float | None) -> Any:
+        return await self._runtime.in_thread(self._result, timeout)
+
+    def _cancel(self) -> None:
+        self._runtime.send("DELETE", f"/v1/requests/{quote(self.id)}")
+
+    async def _cancel_aio(self) -> None:
+        await self._runtime.in_thread(self._cancel)
+
+
+class _Keys:
+    """Idempotency keys: one for each call, the same for its retries."""
+
+    def __init__(self) -> None:
+        self._pid = 0
+        self._prefix = ""
+        self._count = count()
+
+    def next(self) -> str:
+        """A key that was never used."""
+        if self._pid != os.getpid():
+            self._prefix = os.urandom(12).hex()
+            self._pid = os.getpid()
+        return f"{self._prefix}-{next(self._count)}"
+
+
+# -- problems --------------------------------------------------------------------------------------
+
+
+def problem(status: int, headers: dict[str, str], body: Any) -> BaseException:
+    """The exception for an RFC 9457 problem."""
+    request = headers.get("tidemill-request")
+    try:
+        found = json.loads(bytes(body))
+        code = found["code"]
+    except (ValueError, KeyError, TypeError):
+        text = bytes(body[:500]).decode("utf-8", "replace")
+        return Error(f"HTTP {status}: {text}", request=request)
+    return from_problem(code, found, request)
+
+
+def from_problem(code: str, found: dict[str, Any], request: str | None) -> BaseException:
+    """The same for a problem that is parsed."""
+    request = found.get("request") or request
+    if code == "function-failed":
+        exception = found.get("exception")
+        error = {**exception, "code": code} if isinstance(exception, dict) else {"code": code}
+        error.setdefault("message", found.get("detail", ""))
+        pickled = error.pop("pickle", None)
+        payload = _codec.payload(PICKLE, base64.b64decode(pickled)) if pickled else None
+        return _failure.rebuild(error, payload, request)
+    detail = found.get("detail") or found.get("title") or ""
+    suggestions = found.get("suggestions")
+    if suggestions:
+        detail += f" (did you mean {', '.join(map(str, suggestions))}?)"
+    return from_code(code, detail, request=request, trace=found.get("trace"), extra=found)
+
+
+def raise_problem(status: int, headers: dict[str, str], body: Any) -> NoReturn:
+    """Raises it."""
+    raise problem(status, headers, body)
+
+
+# -- streams ---------------------------------------------------------------------------------------
+
+
+def lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Lines, without their ends, of a body that comes in pieces."""
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        for line in whole:
+            yield line.removesuffix(b"\r")
+    if rest:
+        yield rest
+
+
+def events(pieces: Iterator[bytes]) -> Iterator[tuple[str, str]]:
+    """Server-sent events: `(event, data)`."""
+    event = "message"
+    data: list[str] = []
+    for line in lines(pieces):
+        if not line:
+            if data or event != "message":
+                yield event, "\n".join(data)
+            event, data = "message", []
+            continue
+        field, _, value = line.decode("utf-8").partition(":")
+        value = value.removeprefix(" ")
+        if field == "event":
+            event = value
+        elif field == "data":
+            data.append(value)
+
+
+def stream_items(stream: Iterator[tuple[str, str]]) -> Iterator[Any]:
+    """The items of a streamed answer. Raises unless it ends with `committed`."""
+    for event, data in stream:
+        if event == "item":
+            yield unwrap(json.loads(data)).decode()
+        elif event == "committed":
+            return
+        elif event == "failed":
+            found = json.loads(data)
+            raise from_problem(found.get("code", "internal"), found, found.get("request"))
+    raise ConnectionFailed("the stream ended before its request was committed")
