@@ -1,0 +1,50 @@
+# `make help` lists the targets. Settings: PYTHON (a Python of 3.11 or later), CARGO_TARGET_DIR,
+# and for `run` also KEEP=1 (leave the node running), LIMIT=N (reviews of each source), CLIENTS=N.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help run build test fmt deep audit bench clean
+
+export PYTHON ?= python3
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+RELEASE := $(CARGO_TARGET_DIR)/release/tidemill
+VENV := $(CURDIR)/.venv/bin
+REVIEWS := $(VENV)/python examples/reviews/run.py --bin $(RELEASE)
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+run: build ## build, start a node, run the reviews example on it, and show what came out
+	@PATH="$(VENV):$$PATH" $(REVIEWS) --data .cache/demo \
+		$(if $(KEEP),--keep) $(if $(LIMIT),--limit $(LIMIT)) $(if $(CLIENTS),--clients $(CLIENTS))
+
+build: ## build the node (release) and the Python environment in .venv
+	@scripts/ci.sh tools build
+	@$(PYTHON) scripts/bootstrap.py run
+	cargo build --release --locked --package tidemill
+
+test: ## everything that CI checks
+	@scripts/ci.sh test
+
+fmt: ## format all Rust and Python files
+	@$(PYTHON) scripts/bootstrap.py test
+	cargo fmt --all
+	$(VENV)/ruff check --fix --config sdk/python/pyproject.toml sdk/python examples scripts
+	$(VENV)/ruff format --config sdk/python/pyproject.toml sdk/python examples scripts
+
+deep: ## what takes long: many kills, long property tests, licences and sources of dependencies
+	@scripts/ci.sh deep
+
+audit: ## known weaknesses in dependencies (takes its database from the network)
+	cargo deny --all-features check
+
+bench: build ## throughput and latency of the reviews example by number of clients
+	@for clients in 1 8 32; do \
+		echo "== $$clients clients"; \
+		PATH="$(VENV):$$PATH" $(REVIEWS) --data .cache/bench --limit 2000 --clients $$clients --brief; \
+	done
+
+clean: ## remove what builds and runs have made here
+	cargo clean
+	rm -rf .venv .cache
