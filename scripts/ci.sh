@@ -125,7 +125,12 @@ sdk_types() {
 }
 
 sdk_tests() {
-  (cd sdk/python && python -m pytest -q)
+  (cd sdk/python && python -m pytest -q tests)
+}
+
+# The same SDK against a real node.
+sdk_node() {
+  (cd sdk/python && python -m pytest -q tests_node)
 }
 
 example_tests() {
@@ -152,7 +157,8 @@ case ${1:-test} in
     stage doc-tests 60 doc_tests
     stage sdk-lint 15 sdk_lint
     stage sdk-types 45 sdk_types
-    stage sdk-tests 60 sdk_tests
+    stage sdk-tests 30 sdk_tests
+    stage sdk-node 30 sdk_node
     stage examples 30 example_tests
     summary
     ;;
@@ -163,6 +169,8 @@ case ${1:-test} in
     stage build 1020 build
     stage tests 7200 tests
     stage sdk-tests 600 sdk_tests
+    stage sdk-node 600 sdk_node
+    stage examples 600 example_tests
     stage policy 900 policy
     summary
     ;;

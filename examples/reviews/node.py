@@ -51,7 +51,7 @@ class Node:
         self._ready = data.with_name(f"{data.name}.ready")
         self._ready.unlink(missing_ok=True)
         # Port 0: the node picks a free one, and the ready file says which.
-        command = [program, "up", "--data", data, "--listen", "127.0.0.1:0"]
+        command: list[str | Path] = [program, "up", "--data", data, "--listen", "127.0.0.1:0"]
         command += ["--python", sys.executable, "--ready-file", self._ready]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import signal
 import sys
 import threading
 import time
@@ -192,10 +193,9 @@ def drive(node: Node, options: argparse.Namespace) -> int:
     print(f"{len(reviews):,} texts from {options.clients} clients to {node.url}", file=sys.stderr)
     fed = feed_all(client, reviews, options.clients)
     if fed.failure is not None:
-        print(
-            f"a request failed: {fed.failure}\nthe node's last lines:\n{node.tail()}",
-            file=sys.stderr,
-        )
+        kind = type(fed.failure).__name__
+        print(f"a request failed: {kind}: {fed.failure}", file=sys.stderr)
+        print(f"the node's last lines:\n{node.tail()}", file=sys.stderr)
         return 1
     totals = read(client, list(feed.SOURCES))
     if not options.brief:
@@ -232,6 +232,8 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave the node running")
     parser.add_argument("--brief", action="store_true", help="print speed and check only")
     options = parser.parse_args()
+    # Being told to end is like an interrupt: the node ends too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         make_fresh(options.data)
         node = Node(options.bin, options.data)

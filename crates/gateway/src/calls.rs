@@ -169,7 +169,7 @@ impl<'de> Visitor<'de> for ArgumentsVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Arguments, A::Error> {
         #[derive(Deserialize)]
-        #[serde(rename_all = "lowercase")]
+        #[serde(field_identifier, rename_all = "lowercase")]
         enum Field {
             Args,
             Kwargs,

@@ -9,8 +9,8 @@ use crate::requests::{json_response, limit};
 use crate::routes::Context;
 use crate::views::write_view;
 use axum::body::{Body, Bytes};
+use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -137,7 +137,5 @@ fn check_json(body: &[u8]) -> Result<(), Problem> {
 async fn write(context: &Context<'_>, writes: Vec<(String, Op)>) -> Result<Response, Problem> {
     let app = context.param("app")?;
     let time = context.state.runtime.state_commit(app, writes).await?;
-    let mut response = json_response(&json!({ "time": time.to_string() }))?;
-    *response.status_mut() = StatusCode::OK;
-    Ok(response)
+    json_response(&json!({ "time": time.to_string() }))
 }

@@ -10,7 +10,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
@@ -223,7 +223,7 @@ fn of_store(stats: &Stats) -> Vec<Family> {
         ),
         gauge(
             "tidemill_store_read_only",
-            "1 after a failed write, until the node is restarted.",
+            "Whether a failed write has ended writing until a restart.",
             u64::from(stats.read_only),
         ),
         counter("tidemill_store_commits", "Commits logged.", stats.commits),
@@ -361,9 +361,7 @@ impl Family {
     }
 
     fn add(&mut self, labels: &[(&'static str, &str)], number: Number) {
-        let labels = labels
-            .iter()
-            .map(|(name, value)| (*name, (*value).to_owned()));
+        let labels = labels.iter().map(|(name, value)| (*name, escaped(value)));
         self.samples.push((labels.collect(), number));
     }
 
@@ -378,30 +376,45 @@ impl Family {
         };
         let mut metric = encoder.encode_descriptor(self.name, self.help, None, metric_type)?;
         for (labels, number) in &self.samples {
-            let mut sample = metric.encode_family(labels)?;
-            match (self.shape, number) {
-                (Shape::Counter, Number::Whole(value)) => {
-                    sample.encode_counter::<NoLabelSet, _, f64>(value, None)?;
-                }
-                (Shape::Counter, Number::Real(value)) => {
-                    sample.encode_counter::<NoLabelSet, _, f64>(value, None)?;
-                }
-                (_, Number::Whole(value)) => sample.encode_gauge(value)?,
-                (_, Number::Real(value)) => sample.encode_gauge(value)?,
-                (
-                    _,
-                    Number::Histogram {
-                        sum,
-                        count,
-                        buckets,
-                    },
-                ) => {
-                    sample.encode_histogram::<NoLabelSet>(*sum, *count, buckets, None)?;
-                }
+            if labels.is_empty() {
+                number.encode(self.shape, &mut metric)?;
+            } else {
+                number.encode(self.shape, &mut metric.encode_family(labels)?)?;
             }
         }
         Ok(())
     }
+}
+
+impl Number {
+    fn encode(&self, shape: Shape, encoder: &mut MetricEncoder<'_>) -> fmt::Result {
+        match (shape, self) {
+            (Shape::Counter, Self::Whole(value)) => {
+                encoder.encode_counter::<NoLabelSet, _, f64>(value, None)
+            }
+            (Shape::Counter, Self::Real(value)) => {
+                encoder.encode_counter::<NoLabelSet, _, f64>(value, None)
+            }
+            (_, Self::Whole(value)) => encoder.encode_gauge(value),
+            (_, Self::Real(value)) => encoder.encode_gauge(value),
+            (
+                _,
+                Self::Histogram {
+                    sum,
+                    count,
+                    buckets,
+                },
+            ) => encoder.encode_histogram::<NoLabelSet>(*sum, *count, buckets, None),
+        }
+    }
+}
+
+/// A label's value as the text format has it; the encoder writes it as it is.
+fn escaped(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 #[derive(Debug)]
@@ -490,11 +503,15 @@ mod tests {
             ..Stats::default()
         };
         let text = encoded(of_store(&stats));
-        assert!(text.contains("tidemill_store_keys 5"), "{text}");
-        assert!(text.contains("tidemill_store_read_only 1"), "{text}");
-        assert!(
-            text.contains("# TYPE tidemill_store_commits counter"),
-            "{text}"
-        );
+        for expected in [
+            "tidemill_store_keys 5",
+            "tidemill_store_read_only 1",
+            "# TYPE tidemill_store_commits counter",
+        ] {
+            assert!(
+                text.lines().any(|line| line == expected),
+                "{expected}: {text}"
+            );
+        }
     }
 }

@@ -80,6 +80,12 @@ mod tests {
             let item = &document["paths"][path];
             let parameters = item["parameters"].as_array().into_iter().flatten();
             let declared: BTreeSet<_> = parameters
+                .map(|parameter| match parameter["$ref"].as_str() {
+                    Some(reference) => document
+                        .pointer(reference.trim_start_matches('#'))
+                        .expect("a parameter"),
+                    None => parameter,
+                })
                 .filter(|parameter| parameter["in"] == "path")
                 .map(|parameter| parameter["name"].as_str().unwrap_or_default().to_owned())
                 .collect();

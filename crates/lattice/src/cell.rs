@@ -249,30 +249,33 @@ impl Cell {
         }
     }
 
-    /// Forgets what nobody can need any more. The caller promises, of `low_water`:
+    /// Forgets what nobody can need any more. The caller promises:
     ///
-    /// - every delta with a dot at or below it has been merged here;
-    /// - no snapshot below it will be read;
-    /// - a delta merged later, for the first time or again, has a dot above it and was made
-    ///   against a snapshot at or above it.
+    /// - every delta with a dot at or below `through` has been merged here;
+    /// - no snapshot below `through` will be read;
+    /// - a delta merged later has a dot above `through`, and was made against a snapshot at or
+    ///   above `forget`, which is not above `through`.
     ///
-    /// For the last, the low water counts, beside the snapshots in use, the snapshot of each
-    /// commit that is decided but not merged here yet. Else a write that did not see a delete
-    /// could bring part of a deleted life back after the delete has been forgotten.
+    /// The two differ because requests overlap: a commit that comes later may have read before
+    /// `through`. All it can depend on is what it saw *not* deleted and *not* expired, so deletes
+    /// and expiry are kept until every writer to come has seen them; were a delete forgotten
+    /// before, such a delta would bring back a part of what was deleted. Everything else follows
+    /// `through`, so that a busy key stays small however much its writers overlap.
     ///
-    /// Addends are absorbed into sums; dead dots, lost and expired values, settings that have been
-    /// overruled, and deletes go; lives of one kind become one. What [`Cell::view`] says at or
-    /// above `low_water` stays the same, and copies compacted at different times still converge.
-    /// Afterwards [`Cell::is_bottom`] tells whether the key can be forgotten.
-    pub fn compact(&mut self, low_water: Time) -> Compacted {
-        let mut done = self.compact_lives(low_water);
-        done.changed |= self.drop_expiries(low_water);
-        if self.deleted != Dot::ZERO && self.deleted.time <= low_water {
+    /// Addends are absorbed into sums; dead dots and lost values go; lives of one kind become one;
+    /// expired values, settings that have been overruled, and deletes go. What [`Cell::view`] says
+    /// at or above `through` stays the same, and copies compacted at different times still
+    /// converge. Afterwards [`Cell::is_bottom`] tells whether the key can be forgotten.
+    pub fn compact(&mut self, through: Time, forget: Time) -> Compacted {
+        let forget = forget.min(through);
+        let mut done = self.compact_lives(through, forget);
+        done.changed |= self.drop_expiries(forget);
+        if self.deleted != Dot::ZERO && self.deleted.time <= forget {
             self.deleted = Dot::ZERO;
             done.changed = true;
         }
         for life in &mut self.lives {
-            done += life.value.compact(low_water);
+            done += life.value.compact(through, forget);
         }
         if done.changed {
             self.joined = Joined::default();
@@ -280,9 +283,9 @@ impl Cell {
         done
     }
 
-    /// Drops lost and expired lives, and joins the others of each generation. A life above the
-    /// low water stays by itself: its dots are not under the lines that values draw there.
-    fn compact_lives(&mut self, low_water: Time) -> Compacted {
+    /// Drops lost and expired lives, and joins the others of each generation. A life above
+    /// `through` stays by itself: its dots are not under the lines that values draw there.
+    fn compact_lives(&mut self, through: Time, forget: Time) -> Compacted {
         let mut done = Compacted::default();
         let generations = self.generations();
         let mut generation_of = vec![None; self.lives.len()];
@@ -294,10 +297,10 @@ impl Cell {
         let mut kept: SmallVec<[Life; 1]> = SmallVec::new();
         let before = self.lives.len();
         for (index, life) in std::mem::take(&mut self.lives).into_iter().enumerate() {
-            let is_old = life.created.time <= low_water;
+            let is_old = life.created.time <= through;
             match generation_of[index] {
                 None if is_old => done.conflicts += 1,
-                Some(Generation { end: Some(end), .. }) if *end <= low_water => done.expired += 1,
+                Some(Generation { end: Some(end), .. }) if *end <= forget => done.expired += 1,
                 Some(generation) if is_old && generation.lives.first() != Some(&index) => {
                     // The first of its generation is the last one kept of its kind.
                     match kept
@@ -316,11 +319,9 @@ impl Cell {
         done
     }
 
-    /// Of the settings at or below the low water, keeps the one still in force.
-    fn drop_expiries(&mut self, low_water: Time) -> bool {
-        let old = self
-            .expiries
-            .partition_point(|(dot, _)| dot.time <= low_water);
+    /// Of the settings at or below `forget`, keeps the one still in force.
+    fn drop_expiries(&mut self, forget: Time) -> bool {
+        let old = self.expiries.partition_point(|(dot, _)| dot.time <= forget);
         let in_force = self.expiries[..old]
             .last()
             .copied()

@@ -159,6 +159,7 @@ impl Runtime {
             environments: &inner.environments,
             shop: &inner.shop,
             options: &inner.options,
+            next_function: &inner.next_function,
         };
         make.version().await
     }

@@ -1,6 +1,7 @@
 //! What the runtime's parts share.
 
 use crate::app::{App, Environments, Target, Version};
+use crate::gate::Gate;
 use crate::options::Options;
 use crate::requests::Requests;
 use crate::shm::SharedValues;
@@ -8,7 +9,7 @@ use crate::worker::Shop;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use tidemill_lattice::{Clock, Entropy};
 use tidemill_problem::{Code, Problem};
 use tidemill_store::Store;
@@ -29,6 +30,9 @@ pub(crate) struct Inner {
     pub(crate) python_version: tokio::sync::OnceCell<String>,
     /// One deploy at a time: the last one to begin is the last one to serve.
     pub(crate) deploying: tokio::sync::Mutex<()>,
+    pub(crate) gate: Arc<Gate>,
+    /// The number of the next function that is deployed.
+    pub(crate) next_function: AtomicU64,
     pub(crate) stopping: AtomicBool,
     pub(crate) names: Names,
 }

@@ -9,6 +9,7 @@ mod api;
 mod app;
 mod deploy;
 mod execute;
+mod gate;
 mod inner;
 mod manifest;
 mod options;
@@ -27,6 +28,7 @@ pub use manifest::{Entry, FlowSpec, FunctionKind, FunctionSpec, Manifest, Runtim
 pub use options::{Limits, Options};
 
 use app::Environments;
+use gate::Gate;
 use inner::{Inner, Names};
 use parking_lot::RwLock;
 use requests::Requests;
@@ -39,7 +41,7 @@ use std::time::Duration;
 use tidemill_flow::Flow;
 use tidemill_lattice::{Cell, Clock, Entropy, Kind, Op, Time};
 use tidemill_problem::{Code, Problem};
-use tidemill_scheduler::PoolStats;
+use tidemill_scheduler::{AdmissionStats, PoolStats};
 use tidemill_store::{Durability, Stats, Store};
 use tidemill_telemetry::Telemetry;
 use worker::{Launcher, Listener, Shop};
@@ -89,8 +91,10 @@ pub struct StatePage {
 /// What the runtime is doing right now.
 #[derive(Clone, Debug)]
 pub struct Gauges {
-    /// Requests admitted and not ended.
+    /// Requests on the list that have not ended.
     pub requests_running: usize,
+    /// Requests and limited functions' runs that are in, and that wait for their turn.
+    pub admission: AdmissionStats,
     /// Apps deployed.
     pub apps: usize,
     /// Worker processes and those that wait for them, by app.
@@ -176,6 +180,8 @@ impl Runtime {
             sdk: options.sdk_directory.clone(),
             entropy: Arc::clone(&parts.entropy),
         };
+        let gate = Gate::new(options.admission, Arc::clone(&parts.clock))
+            .map_err(|error| Problem::new(Code::BadRequest, error.to_string()))?;
         let shop = Shop {
             launcher: Arc::new(launcher),
             clock: Arc::clone(&parts.clock),
@@ -197,6 +203,8 @@ impl Runtime {
             shop,
             python_version: tokio::sync::OnceCell::new(),
             deploying: tokio::sync::Mutex::new(()),
+            gate,
+            next_function: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             names: Names::default(),
         });
@@ -373,6 +381,7 @@ impl Runtime {
         });
         Gauges {
             requests_running: self.inner.requests.running(),
+            admission: self.inner.gate.stats(),
             apps: apps.len(),
             pools: pools.collect(),
             store: self.inner.store.stats(),

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use tidemill_problem::{Code, Problem};
+use tidemill_scheduler::AdmissionPolicy;
 use tidemill_store::Durability;
 
 /// Settings of the runtime. Plain values; parts with behaviour come separately.
@@ -27,6 +28,8 @@ pub struct Options {
     pub processes_max: usize,
     /// Calls that may wait for a worker of one group.
     pub waiting_max: usize,
+    /// How many requests may be in the node, and how many may wait.
+    pub admission: AdmissionPolicy,
 }
 
 /// Limits on what calls may take.
@@ -78,6 +81,7 @@ impl Options {
             workers_max: (2 * processors).max(4),
             processes_max: 64,
             waiting_max: 2048,
+            admission: AdmissionPolicy::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::app::{Target, Version};
 use crate::execute::{Execution, Items, Message, Outcome, level_of};
+use crate::gate::Pass;
 use crate::inner::Inner;
 use crate::requests::Admitted;
 use crate::{Answer, Call, Caller, Level, Output, RequestId, Runtime, StreamEvent};
@@ -42,7 +43,7 @@ impl Runtime {
     /// Makes a call and waits for its answer. Dropping the future cancels it.
     pub async fn call(&self, call: Call) -> Answer {
         let id = self.inner.fresh_id();
-        let execution = Execution::begin(&self.inner, id, &call);
+        let execution = Execution::new(&self.inner, id, &call);
         let trace = execution.trace;
         let result = match self.inner.admit(execution, call, None) {
             Ok(admission) if admission.target.is_generator() => Ok(admission.stream()),
@@ -62,7 +63,7 @@ impl Runtime {
     /// Why it is not admitted, such as `unknown-function`.
     pub fn submit(&self, call: Call) -> Result<RequestId, Problem> {
         let id = self.inner.fresh_id();
-        let execution = Execution::begin(&self.inner, id, &call);
+        let execution = Execution::new(&self.inner, id, &call);
         let admission = self.inner.admit(execution, call, None)?;
         tokio::spawn(admission.finish(true));
         Ok(id)
@@ -192,7 +193,7 @@ impl Inner {
                 app.current().flowing(&call.function, &flow)?,
             );
         }
-        let execution = Execution::begin(self, self.fresh_id(), &call);
+        let execution = Execution::new(self, self.fresh_id(), &call);
         self.admit(execution, call, Some(id))
     }
 }
@@ -201,6 +202,7 @@ impl Admission {
     /// Runs the request, commits it, and gives its result.
     async fn finish(mut self, keep: bool) -> Result<Payload, Problem> {
         let run = async {
+            let _pass = self.enter().await?;
             let outcome = self.run(Items::Collect).await?;
             self.commit(outcome).await
         };
@@ -224,6 +226,7 @@ impl Admission {
         tokio::spawn(async move {
             let cancel = Arc::clone(&self.cancel);
             let run = async {
+                let _pass = self.enter().await?;
                 let outcome = self.run(Items::Stream(sender.clone())).await?;
                 self.commit(outcome).await
             };
@@ -247,6 +250,18 @@ impl Admission {
         Output::Stream(receiver)
     }
 
+    /// Waits to be let in; the snapshot is of that moment.
+    async fn enter(&self) -> Result<Pass, Problem> {
+        let pass = self
+            .execution
+            .inner
+            .gate
+            .enter(self.execution.deadline)
+            .await?;
+        self.execution.session();
+        Ok(pass)
+    }
+
     async fn run(&self, items: Items) -> Result<Outcome, Problem> {
         let input = self.input.clone();
         let place = self.execution.root();
@@ -266,7 +281,7 @@ impl Admission {
             consumes: self.consumes,
         };
         let durability = inner.options.durability;
-        let committed = commit(&execution.session, &effects.buffers, durability, outgoing).await;
+        let committed = commit(execution.session(), &effects.buffers, durability, outgoing).await;
         let code = committed.as_ref().err().map(|problem| problem.code);
         let parent = Some(execution.trace.span);
         let id = execution.span_id();

@@ -14,7 +14,6 @@ use std::sync::mpsc::SyncSender;
 
 use tidemill_lattice::{Cell, Key, Time};
 
-use crate::chain::fold_line;
 use crate::engine::{Change, encode_stored};
 use crate::recovery::Recovered;
 use crate::sequencer::Sequencer;
@@ -178,14 +177,7 @@ impl Sequencer {
             reply(std::mem::take(&mut checkpoints.askers), &Err(full));
             return Ok(());
         }
-        // No record above the target may be of a request that had seen less: then every key
-        // can be folded through it.
-        let newest_first = self
-            .logged
-            .iter()
-            .rev()
-            .map(|record| (record.time, record.snapshot));
-        let (target, _) = fold_line(self.inner.pins.low_water(now_us), newest_first);
+        let target = self.inner.pins.low_water(now_us);
         if target <= checkpoints.done {
             // An old snapshot holds it, or there is nothing new.
             reply(

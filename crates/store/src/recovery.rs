@@ -87,11 +87,9 @@ pub(crate) fn recover(
                     return Err(engine.corrupt(place, first.cause.clone()));
                 }
                 let size_bytes = bytes.len() as u64;
-                let snapshot = record.snapshot;
                 recovered.logged.push_back(Logged {
                     time,
                     writer,
-                    snapshot,
                     size_bytes,
                 });
                 recovered.replay(engine, tables, record)?;

@@ -69,8 +69,6 @@ struct Group {
 pub(crate) struct Logged {
     pub(crate) time: Time,
     pub(crate) writer: Writer,
-    /// What its request had seen.
-    pub(crate) snapshot: Time,
     pub(crate) size_bytes: u64,
 }
 
@@ -124,7 +122,9 @@ impl Sequencer {
         loop {
             let closing = self.gather(&mut batch);
             let idle = batch.is_empty();
-            if !idle {
+            if idle {
+                self.let_time_pass();
+            } else {
                 self.groups(&mut batch);
             }
             self.upkeep(idle);
@@ -153,6 +153,16 @@ impl Sequencer {
         std::mem::swap(&mut queue.commits, batch);
         self.checkpoints.ask(&mut queue.checkpoints);
         queue.closing
+    }
+
+    /// Moves snapshots on with the clock while nobody commits: whether a key has expired is
+    /// judged by its reader's snapshot. Commits are drawn here alone and none is on its way, so
+    /// everything at or below the new time is applied.
+    fn let_time_pass(&mut self) {
+        let now_us = self.inner.clock.now_micros();
+        if Time::from_micros(now_us) > self.hybrid.last() {
+            self.inner.pins.advance(self.hybrid.now(now_us));
+        }
     }
 
     fn groups(&mut self, batch: &mut Vec<Queued>) {
@@ -308,7 +318,6 @@ impl Sequencer {
             self.logged.push_back(Logged {
                 time: entry.time,
                 writer: self.writer,
-                snapshot: entry.commit.snapshot,
                 size_bytes,
             });
         }

@@ -126,7 +126,7 @@ pub(crate) struct Call {
     #[arg(value_name = "APP.FUNCTION")]
     pub(crate) target: String,
     /// Arguments, like --arg.
-    #[arg(value_name = "ARGUMENT", allow_hyphen_values = true)]
+    #[arg(value_name = "ARGUMENT", allow_negative_numbers = true)]
     pub(crate) arguments: Vec<String>,
     /// All arguments as JSON: an array, or an object with args and kwargs. @FILE reads a
     /// file, - standard input.
@@ -165,7 +165,7 @@ pub(crate) enum Kv {
         /// The key.
         key: String,
         /// The value, as JSON.
-        #[arg(required_unless_present_any = ["text", "file"], allow_hyphen_values = true)]
+        #[arg(required_unless_present_any = ["text", "file"], allow_negative_numbers = true)]
         value: Option<String>,
         /// The value, as text.
         #[arg(long, conflicts_with_all = ["value", "file"], allow_hyphen_values = true)]
@@ -184,7 +184,7 @@ pub(crate) enum Kv {
         /// The key.
         key: String,
         /// What to add.
-        #[arg(default_value_t = 1, allow_hyphen_values = true)]
+        #[arg(default_value_t = 1, allow_negative_numbers = true)]
         number: i64,
     },
     /// List keys.

@@ -251,7 +251,9 @@ fn layer(
         Some(file) => file.to_owned(),
         None => data.join(FILE),
     };
-    figment = figment.merge(Toml::file_exact(&file));
+    if file.is_file() {
+        figment = figment.merge(Toml::file_exact(&file));
+    }
     for (name, value) in environment {
         if let Some(layer) = of_variable(&paths, &name, &value)? {
             figment = figment.merge(layer);
@@ -373,6 +375,7 @@ fn explain(error: &Error) -> Failure {
                 did_you_mean(&near)
             )
         }
+        kind if error.path.is_empty() => format!("{place}: {kind}"),
         kind => format!(
             "{place}: the setting `{}` is wrong: {kind}",
             error.path.join(".")

@@ -12,6 +12,12 @@ import time
 import tidemill
 from tidemill import state
 
+try:
+    import numpy
+    import numpy.random
+except ImportError:
+    numpy = None
+
 print("demo is imported")
 app = tidemill.App("demo")
 LOADED_IN = os.getpid()
@@ -56,7 +62,7 @@ def pids():
 
 @app.function
 def rand():
-    return random.random()
+    return [random.random(), numpy.random.random() if numpy else None]
 
 
 @app.function

@@ -47,6 +47,8 @@ def make(directory, name="reviews", helper="util"):
     (directory / "pkg").mkdir()
     (directory / "pkg" / "__init__.py").write_text("")
     (directory / "pkg" / "table.csv").write_text("1,2")
+    (directory / "pkg" / "made").mkdir()
+    (directory / "pkg" / "made" / "pyvenv.cfg").write_text("")
     return directory / f"{name}.py"
 
 
@@ -169,9 +171,12 @@ def h(x): return f.local(x) + f.remote(x)
 def fail(): raise Odd("hm")
 @app.function
 def f(x): return x * SCALE * 2
+@app.function
+def early(x): return [M.go.remote(x), M().go.local(x), both.local(x)]
 @app.cls
 class M:
     def go(self, x): return x + 1
+both = app.flow("both", f >> f)
 open({out!r}, "wb").write(_bundle.build(app).archive())
 """
 
@@ -185,6 +190,7 @@ def test_a_repl_is_bundled_as_a_pickle(tmp_path):
         assert node.value("f", 2) == 12  # a cell that is run again replaces the function
         assert node.value("h", 2) == 24
         assert node.value("M.go", 2) == 3
+        assert node.value("early", 2) == [3, 3, 72]  # they are defined after it
         assert type(node.call("fail").exception()).__name__ == "Odd"
 
 
@@ -222,8 +228,19 @@ def test_what_can_not_be_bundled(tmp_path, monkeypatch):
     assert done.returncode != 0 and "no tidemill.App named wrong" in done.stderr
 
 
+def test_an_app_from_another_module_is_entered_by_the_file_that_is_deployed(tmp_path):
+    (tmp_path / "base.py").write_text("import tidemill\napp = tidemill.App('spread')\n")
+    text = "from base import app\n@app.function\ndef f(x): return x + 1\n"
+    (tmp_path / "more.py").write_text(text)
+    done = run("-m", "tidemill.deploy", tmp_path / "more.py", "-o", tmp_path / "b.zip")
+    assert done.returncode == 0, done.stderr
+    with serve(tmp_path / "b.zip", tmp_path / "out") as node:
+        assert node.value("f", 1) == 2
+
+
 def test_archives_are_plain_zips():
     made = _bundle.Bundle("x", {"app": "x"}, {"b.py": b"1", "a.py": b"2"})
     archive = zipfile.ZipFile(io.BytesIO(made.archive()))
     assert archive.namelist() == ["tidemill.json", "a.py", "b.py"]
     assert archive.testzip() is None
+    assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}

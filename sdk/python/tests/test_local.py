@@ -72,6 +72,17 @@ def lock():
     return threading.Lock()
 
 
+@app.function
+def spoil(values):
+    values.append(0)
+    return values
+
+
+@app.function
+def gather(*parts):
+    return list(parts)
+
+
 @pytest.fixture
 def local():
     with testing.local(app) as made:
@@ -147,6 +158,12 @@ def test_wrong_types_are_told(local):
     visit.remote("x")
     with pytest.raises(tidemill.WrongType, match=r"test_local\.py"):
         local.state(app).register("visits").set(1)
+
+
+def test_branches_get_values_of_their_own(local):
+    flow = spoil >> (spoil | spoil) >> gather
+    assert flow.remote([1]) == [[1, 0, 0], [1, 0, 0]]
+    assert ((spoil | spoil) >> gather).remote([1]) == [[1, 0], [1, 0]]
 
 
 def test_other_apps_are_not_here(local):

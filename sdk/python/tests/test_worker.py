@@ -50,8 +50,9 @@ def test_workers_are_forks_of_the_loaded_template(node):
     assert len({first[0], second[0], node.process.pid}) == 3
     assert first[0] == first[2]  # a session of its own
     steps[0]["function"] = "rand"
-    values = {node.run(steps, [_codec.encode_call((), {})], peer=p).value() for p in (a, b)}
-    assert len(values) == 2
+    values = [node.run(steps, [_codec.encode_call((), {})], peer=p).value() for p in (a, b)]
+    assert values[0][0] != values[1][0]
+    assert values[0][1] is None or values[0][1] != values[1][1]
     assert a.hello["language"] == "python"
 
 
@@ -187,6 +188,15 @@ def test_reads_of_the_eventual_level_are_asked_each_time(node):
     assert outcome.gets == 6
 
 
+def test_each_step_reads_for_itself(node):
+    steps = [
+        {"id": 0, "function": "repeat_reads", "call": 0},
+        {"id": 1, "function": "repeat_reads", "call": 0},
+    ]
+    outcome = node.run(steps, [_codec.encode_call((3,), {})], [0, 1])
+    assert outcome.gets == 4  # branches that share a worker have views of their own
+
+
 def test_wrong_type(node):
     error = node.call("wrong_type").exception()
     assert type(error) is tidemill.WrongType and error.code == "wrong-type"
@@ -239,10 +249,15 @@ def test_the_same_name_is_mapped_once(node):
     steps = [{"id": 0, "function": "describe", "call": 0}]
     big = Shared("v-same", _codec.encode(b"y" * 100_000))
     assert node.run(steps, [big], peer=peer).value() == ["memoryview", True]
-    maps = read(f"/proc/{peer.hello['pid']}/maps")
-    assert maps.count("v-same") == 1
-    node.run(steps, [big], peer=peer)
-    assert read(f"/proc/{peer.hello['pid']}/maps").count("v-same") == 1
+    first = mappings(peer, "v-same")
+    assert len(first) == 1
+    assert node.run(steps, [big], peer=peer).value() == ["memoryview", True]
+    assert mappings(peer, "v-same") == first
+
+
+def mappings(peer, name):
+    lines = read(f"/proc/{peer.hello['pid']}/maps").splitlines()
+    return [line for line in lines if name in line]
 
 
 # -- calls --
@@ -464,6 +479,24 @@ def test_closing_the_template_ends_busy_workers(own_node):
     own_node.start(peer, *one_step("spin"))
     own_node.template.close()
     assert own_node.process.wait(5) == 0
+    wait_gone(peer.hello["pid"])
+
+
+def test_closing_the_template_ends_what_workers_left_behind(own_node):
+    peer = own_node.fork()
+    own_node.start(peer, *one_step("leave_child"))
+    own_node.serve(peer, [])
+    pid = peer.hello["pid"]
+    (child,) = read(f"/proc/{pid}/task/{pid}/children").split()
+    own_node.template.close()
+    wait_gone(int(child))
+
+
+def test_killing_the_template_ends_busy_workers(own_node):
+    peer = own_node.fork()
+    own_node.start(peer, *one_step("spin"))
+    own_node.process.kill()
+    own_node.process.wait()
     wait_gone(peer.hello["pid"])
 
 

@@ -471,19 +471,46 @@ def find_function(app: str, name: str, generator: bool = False) -> Function[...,
     return RemoteFunction(known or find_app(app), name, generator)
 
 
-def find_cls(app: str, name: str) -> Cls[Any]:
+class RemoteCls:
+    """A class known by name, and looked up when it is used: a pickled function that names it may
+    be loaded before it."""
+
+    def __init__(self, app: str, name: str) -> None:
+        self._app = app
+        self._name = name
+
+    def _found(self) -> Cls[Any]:
+        known = _apps.get(self._app)
+        if known is None or self._name not in known.classes:
+            raise RuntimeError(f"class {self._name} of app {self._app} is not loaded here")
+        return known.classes[self._name]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._found()(*args, **kwargs)
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        return getattr(self._found(), attribute)
+
+    def __repr__(self) -> str:
+        return f"<Cls {self._app}.{self._name}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (find_cls, (self._app, self._name))
+
+
+def find_cls(app: str, name: str) -> Cls[Any] | RemoteCls:
     """A class by name, for pickles."""
     known = _apps.get(app)
-    if known is None or name not in known.classes:
-        raise RuntimeError(f"class {name} of app {app} is not loaded here")
-    return known.classes[name]
+    if known is not None and name in known.classes:
+        return known.classes[name]
+    return RemoteCls(app, name)
 
 
-def find_flow(app: str, name: str | None, root: _Node | None) -> Flow:
-    """A flow by name, or by what it is made of, for pickles."""
-    if root is not None:
-        return Flow(root)
+def find_flow(app: str, name: str | None, root: _Node) -> Flow:
+    """A flow by name, or else by what it is made of, for pickles."""
     known = _apps.get(app)
-    if known is None or name is None or name not in known.flows:
-        raise RuntimeError(f"flow {name} of app {app} is not loaded here")
-    return known.flows[name]
+    if known is not None and name is not None and name in known.flows:
+        return known.flows[name]
+    return Flow(root, name)

@@ -138,7 +138,7 @@ class Flow(Callable_[..., Any]):
     def __reduce__(self) -> tuple[Any, ...]:
         from tidemill._app import find_flow
 
-        return (find_flow, (self.app_name, self.name, self._root if self.name is None else None))
+        return (find_flow, (self.app_name, self.name, self._root))
 
     def _compiled(self) -> tuple[dict[str, Any], list[Function[Any, Any, Any]]]:
         if self._cache is None:

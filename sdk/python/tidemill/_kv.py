@@ -13,7 +13,7 @@ from tidemill import _codec
 from tidemill._codec import BYTES, JSON, Payload
 from tidemill._context import View
 from tidemill._http import Response
-from tidemill.errors import NotFound, WrongType
+from tidemill.errors import BadKey, NotFound, WrongType
 
 _WRAPPED = {"content_type", "base64"}
 _NAMES = {"map.remove": "remove"}
@@ -49,6 +49,8 @@ class HttpState:
         self._base = f"/v1/kv/{quote(app, safe='')}"
 
     def _path(self, key: str) -> str:
+        if not key:  # its path would be that of all keys
+            raise BadKey("the key is empty: give it 1 to 2048 bytes")
         return f"{self._base}/{quote(key, safe='')}"
 
     def write(self, op: dict[str, Any]) -> None:

@@ -50,7 +50,7 @@ class Cell:
         return made
 
     def _ranked(self) -> list[tuple[str, float]]:
-        return sorted(self.scores.items(), key=lambda entry: (-entry[1], entry[0]))
+        return sorted(self.scores.items(), key=lambda entry: (entry[1], entry[0]), reverse=True)
 
     def apply(self, verb: str, op: dict[str, Any], now_us: int) -> None:
         """Does `verb` of this cell's type."""

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from tidemill import _bundle
 from tidemill._app import App
@@ -28,7 +29,10 @@ def locate(file: str) -> tuple[str, str]:
 
 
 def load(target: str) -> App:
-    """The app of `FILE[:attr]`. Without `attr` it is `app`, or the only one there is."""
+    """The app of `FILE[:attr]`. Without `attr` it is `app`, or the only one there is.
+
+    Workers will import this file, though the app may be made in one that it imports.
+    """
     file, _, attribute = target.partition(":")
     if not os.path.isfile(file):
         raise FileNotFoundError(f"no such file: {file}")
@@ -41,6 +45,12 @@ def load(target: str) -> App:
     module = importlib.import_module(name)
     if not os.path.samefile(getattr(module, "__file__", None) or os.devnull, file):
         raise ImportError(f"{file}: another module is called {name}; rename the file")
+    app = _choose(module, file, attribute)
+    app.module, app.file = name, file
+    return app
+
+
+def _choose(module: ModuleType, file: str, attribute: str) -> App:
     if attribute:
         found = getattr(module, attribute, None)
         if not isinstance(found, App):

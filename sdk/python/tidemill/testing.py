@@ -324,7 +324,10 @@ class Local(_Base):
 
     def _step(self, here: _LocalStep) -> Callable[[Any, Args, Kwargs], Any]:
         def call(function: Function[..., Any, Any], args: Args, kwargs: Kwargs) -> Any:
-            args, kwargs = _resolve(here, args, kwargs)
+            # Each step has values of its own, though a result may have several takers.
+            payload = _codec.encode_call(args, kwargs)
+            taken, named = _codec.decode_call(payload.content_type, payload.data)
+            args, kwargs = _resolve(here, tuple(taken), named)
             return _codec.encode(_sync.settle(function.local(*args, **kwargs))).decode()
 
         return call

@@ -10,7 +10,6 @@ import contextlib
 import gc
 import os
 import platform
-import random
 import select
 import signal
 import socket
@@ -223,8 +222,7 @@ def _serve(wire: Wire, app: App, root: str) -> None:
 
 
 def _reseed() -> None:
-    """Forks must not share their random numbers."""
-    random.seed()
+    """Forks must not share their random numbers; `random` itself sees to that, numpy does not."""
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()

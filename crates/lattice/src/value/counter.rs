@@ -61,17 +61,15 @@ impl Counter {
         self.addends.sort_unstable();
     }
 
-    pub(crate) fn compact(&mut self, low_water: Time) -> bool {
-        let folded = self
-            .addends
-            .partition_point(|(dot, _)| dot.time <= low_water);
+    pub(crate) fn compact(&mut self, through: Time) -> bool {
+        let folded = self.addends.partition_point(|(dot, _)| dot.time <= through);
         if folded == 0 {
             return false;
         }
         for (_, addend) in self.addends.drain(..folded) {
             self.sum = self.sum.saturating_add(addend.into());
         }
-        self.through = low_water;
+        self.through = through;
         true
     }
 

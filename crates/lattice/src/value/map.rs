@@ -63,10 +63,10 @@ impl Map {
             .for_each(|cell| cell.restamp(map));
     }
 
-    pub(crate) fn compact(&mut self, low_water: Time) -> Compacted {
+    pub(crate) fn compact(&mut self, through: Time, forget: Time) -> Compacted {
         let mut compacted = Compacted::default();
         Arc::make_mut(&mut self.fields).retain(|_, cell| {
-            compacted += cell.compact(low_water);
+            compacted += cell.compact(through, forget);
             !cell.is_bottom()
         });
         compacted

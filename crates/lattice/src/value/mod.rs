@@ -98,12 +98,12 @@ impl Value {
 
     /// See [`Cell::compact`](crate::Cell::compact). Returns whether anything changed and how many
     /// conflicting values were dropped.
-    pub(crate) fn compact(&mut self, low_water: Time) -> crate::Compacted {
+    pub(crate) fn compact(&mut self, through: Time, forget: Time) -> crate::Compacted {
         let changed = match self {
-            Value::Multi(value) => value.compact(low_water),
-            Value::Counter(value) => value.compact(low_water),
-            Value::Set(value) => value.compact(low_water),
-            Value::Map(value) => return value.compact(low_water),
+            Value::Multi(value) => value.compact(through),
+            Value::Counter(value) => value.compact(through),
+            Value::Set(value) => value.compact(through),
+            Value::Map(value) => return value.compact(through, forget),
             _ => false,
         };
         crate::Compacted {

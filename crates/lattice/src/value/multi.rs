@@ -72,12 +72,12 @@ impl Multi {
         self.dead.sort_unstable();
     }
 
-    pub(crate) fn compact(&mut self, low_water: Time) -> bool {
-        if !self.dead.iter().any(|dot| dot.time <= low_water) {
+    pub(crate) fn compact(&mut self, through: Time) -> bool {
+        if !self.dead.iter().any(|dot| dot.time <= through) {
             return false;
         }
-        self.through = self.through.max(low_water);
-        self.dead.retain(|dot| dot.time > low_water);
+        self.through = self.through.max(through);
+        self.dead.retain(|dot| dot.time > through);
         true
     }
 

@@ -119,12 +119,12 @@ impl Set {
         }
     }
 
-    pub(crate) fn compact(&mut self, low_water: Time) -> bool {
-        let is_old = |dot: &Dot| dot.time <= low_water;
+    pub(crate) fn compact(&mut self, through: Time) -> bool {
+        let is_old = |dot: &Dot| dot.time <= through;
         if !self.slots.values().any(|slot| slot.dead.iter().any(is_old)) {
             return false;
         }
-        self.through = self.through.max(low_water);
+        self.through = self.through.max(through);
         Arc::make_mut(&mut self.slots).retain(|_, slot| {
             slot.dead.retain(|dot| !is_old(dot));
             !slot.is_empty()

@@ -45,6 +45,17 @@ fn low_water(commits: &[Commit], merged: &[bool]) -> Time {
         .unwrap_or(commit_time(commits.len() as u64))
 }
 
+/// The greatest time such that every commit up to it has been merged.
+fn complete_through(commits: &[Commit], merged: &[bool]) -> Time {
+    commits
+        .iter()
+        .zip(merged)
+        .find(|(_, merged)| !**merged)
+        .map_or(commit_time(commits.len() as u64), |(commit, _)| {
+            commit.time.prev()
+        })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
@@ -75,30 +86,34 @@ proptest! {
         let expected = state_at(&commits, Time::MAX);
         let mut copy = Cell::empty();
         let mut merged = vec![false; commits.len()];
-        let mut line = Time::ZERO;
+        let (mut line, mut forget) = (Time::ZERO, Time::ZERO);
         let tail = (0..commits.len()).rev().map(|index| (index, true));
         let order = order.iter().map(|(at, compacts)| (at.index(commits.len()), *compacts));
         for (index, compacts) in order.chain(tail) {
             // What has been merged comes again only while the promise of `compact` allows it.
-            if !merged[index] || commits[index].snapshot >= line {
+            let again = commits[index].snapshot >= forget && commits[index].time > line;
+            if !merged[index] || again {
                 copy.merge(&commits[index].delta);
                 merged[index] = true;
             }
             if compacts {
-                line = low_water(&commits, &merged).max(line);
+                line = complete_through(&commits, &merged).max(line);
+                forget = low_water(&commits, &merged).max(forget);
                 let before = copy.clone();
-                copy.compact(line);
+                copy.compact(line, forget);
                 assert_same_views(&copy, &before, line, "compacting changed a view");
-                prop_assert!(!copy.clone().compact(line).changed, "compacting again did more");
+                prop_assert!(!copy.clone().compact(line, forget).changed, "compacting again did more");
             }
         }
         assert_same_views(&copy, &expected, end, "a compacted copy diverged");
         // Two copies that meet agree as well.
         let mut both = copy.clone();
         both.merge(&expected);
-        both.compact(end);
+        assert_same_views(&both, &expected, end, "copies that met diverged");
+        both.compact(end, end);
+        assert_same_views(&both, &expected, end, "copies that met and compacted diverged");
         let mut plain = expected.clone();
-        plain.compact(end);
+        plain.compact(end, end);
         assert_same_views(&plain, &expected, end, "compacting at the end changed a view");
         prop_assert_eq!(plain.is_bottom(), copy.is_bottom());
     }
@@ -115,7 +130,7 @@ proptest! {
                 .unwrap_or(commit_time(index))
                 .min(commit_time(index));
             let mut base = state_at(&commits, commit_time(index));
-            base.compact(line);
+            base.compact(commit_time(index), line);
             for snapshot in index..=end {
                 let at = commit_time(snapshot);
                 let mut cell = base.clone();
@@ -136,7 +151,7 @@ proptest! {
         for (index, commit) in (1u64..).zip(&commits) {
             state.merge(&commit.delta);
             let mut compacted = state.clone();
-            compacted.compact(commit_time(index / 2));
+            compacted.compact(commit_time(index / 2), commit_time(index / 2));
             for cell in [&commit.delta, &state, &compacted] {
                 let mut bytes = Vec::new();
                 cell.encode(&mut bytes);

@@ -19,7 +19,7 @@ fn check(bytes: &[u8]) {
     if let Some(view) = twice.view(at) {
         view.to_json(at);
     }
-    twice.compact(at);
+    twice.compact(at, at);
     twice.restamp(&|dot| dot);
     twice.weight_bytes();
 }
@@ -49,7 +49,7 @@ proptest! {
     ) {
         let mut cell = state_at(&run(&steps), Time::MAX);
         if compact {
-            cell.compact(Time::from_u64(90));
+            cell.compact(Time::from_u64(90), Time::from_u64(90));
         }
         let mut bytes = encoded(&cell);
         for (at, byte) in damage {
@@ -131,4 +131,41 @@ fn a_count_that_lies_allocates_nothing() {
         Cell::decode(&vec![2, 0, 0].into()),
         Err(DecodeError::Version(2))
     );
+}
+
+#[test]
+fn what_is_not_in_normal_form_is_refused() {
+    const DOT: [u8; 10] = [9, 0, 0, 0, 0, 0, 0, 0, 1, 1];
+    const TIME: [u8; 8] = [9, 0, 0, 0, 0, 0, 0, 0];
+    let cases: [(&[&[u8]], &str); 7] = [
+        (
+            &[&[1, 0, 0x80, 0]],
+            "a number is longer than it needs to be",
+        ),
+        (&[&[1, 4, 0]], "unknown flags"),
+        (
+            &[&[1, 1], &DOT, &[1, 5], &DOT],
+            "a life from before the delete",
+        ),
+        (&[&[1, 0, 2, 5], &DOT, &[5], &DOT], "items are out of order"),
+        (
+            &[&[1, 0, 1, 6], &DOT, &[1], &TIME, &[1, 1, 0, 0, 1], &DOT],
+            "a dot below the line",
+        ),
+        (
+            &[&[1, 0, 1, 2], &DOT, &[1], &TIME, &[0, 1], &DOT, &[2]],
+            "an addend below the line",
+        ),
+        (
+            &[&[1, 0, 1, 7], &DOT, &[1, 1, b'f', 0, 1, 8], &DOT, &[0, 0]],
+            "a field of a type that fields do not hold",
+        ),
+    ];
+    for (parts, why) in cases {
+        let bytes = parts.concat();
+        assert_eq!(
+            Cell::decode(&bytes.into()),
+            Err(DecodeError::Malformed(why))
+        );
+    }
 }

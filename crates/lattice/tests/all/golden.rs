@@ -34,7 +34,10 @@ fn state(ops: &[Op]) -> Cell {
 }
 
 fn compacted(mut cell: Cell) -> Cell {
-    cell.compact(Time::from_millis(1_700_000_000_002));
+    cell.compact(
+        Time::from_millis(1_700_000_000_002),
+        Time::from_millis(1_700_000_000_002),
+    );
     cell
 }
 
@@ -98,7 +101,10 @@ fn cells() -> Vec<(&'static str, Cell)> {
         ("set", state(&removed)),
         ("set-compacted", {
             let mut cell = state(&removed);
-            cell.compact(Time::from_millis(1_700_000_000_009));
+            cell.compact(
+                Time::from_millis(1_700_000_000_009),
+                Time::from_millis(1_700_000_000_009),
+            );
             cell
         }),
         (

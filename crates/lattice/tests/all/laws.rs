@@ -95,7 +95,7 @@ fn enumerate(kind: Kind) -> Vec<Cell> {
                 );
                 let both = joined(&one.delta, &two.delta);
                 let mut compacted = both.clone();
-                compacted.compact(commit_time(2));
+                compacted.compact(commit_time(2), commit_time(2));
                 cells.extend([one.delta.clone(), two.delta.clone(), both, compacted]);
             }
         }
@@ -132,7 +132,7 @@ proptest! {
                 }
             }
             if compacts >> index & 1 == 1 {
-                cell.compact(commit_time(u64::from(mask % 18)));
+                cell.compact(commit_time(u64::from(mask % 18)), commit_time(u64::from(mask % 18)));
             }
             cells.push(cell);
         }

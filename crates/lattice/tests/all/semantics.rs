@@ -38,7 +38,7 @@ fn concurrent_first_adds_both_count() {
     assert_eq!(count(&both, 20), Some(3));
     let c = delta(&both, 20, 30, &[Op::CounterAdd(4)]);
     let mut folded = both.clone();
-    assert!(folded.compact(time(20)).changed);
+    assert!(folded.compact(time(20), time(20)).changed);
     folded.merge(&c);
     assert_eq!(
         (count(&join(&[&both, &c]), 30), count(&folded, 30)),
@@ -61,7 +61,7 @@ fn a_delete_wins_over_writes_that_did_not_see_it() {
     // The delete alone is remembered until nobody can need it.
     let mut tombstone = all;
     assert!(!tombstone.is_bottom());
-    tombstone.compact(time(30));
+    tombstone.compact(time(30), time(30));
     assert!(tombstone.is_bottom());
 }
 
@@ -70,7 +70,7 @@ fn a_write_after_a_forgotten_delete_survives_where_it_is_remembered() {
     let base = delta(&Cell::empty(), 0, 10, &[Op::CounterAdd(100)]);
     let remembers = join(&[&base, &delta(&base, 10, 20, &[Op::Delete])]);
     let mut forgot = remembers.clone();
-    forgot.compact(time(20));
+    forgot.compact(time(20), time(20));
     let write = delta(&forgot, 20, 30, &[Op::CounterAdd(1)]);
     assert_eq!(count(&join(&[&remembers, &write]), 30), Some(1));
 }
@@ -95,7 +95,7 @@ fn an_expired_key_is_absent_and_a_write_begins_it_anew() {
     let in_time = delta(&cell, 40, 45, &[Op::Expire(None)]);
     assert_eq!(count(&join(&[&cell, &in_time]), 60), Some(5));
     let mut folded = cell.clone();
-    assert_eq!(folded.compact(time(50)).expired, 1);
+    assert_eq!(folded.compact(time(50), time(50)).expired, 1);
     assert!(folded.is_bottom());
 }
 
@@ -114,8 +114,8 @@ fn the_first_type_wins_and_the_other_is_dropped_and_counted() {
     let counter = delta(&Cell::empty(), 0, 10, &[Op::CounterAdd(1)]);
     let mut both = join(&[&register, &counter]);
     assert_eq!(both.kind(time(20)), Some(Kind::Counter));
-    assert_eq!(both.compact(time(15)).conflicts, 0);
-    assert_eq!(both.compact(time(20)).conflicts, 1);
+    assert_eq!(both.compact(time(15), time(15)).conflicts, 0);
+    assert_eq!(both.compact(time(20), time(20)).conflicts, 1);
     assert_eq!(count(&both, 20), Some(1));
     let error = Cell::delta(Some(&both), &Op::FlagRaise, time(20), &mut || Dot::ZERO);
     assert_eq!(
@@ -125,6 +125,35 @@ fn the_first_type_wins_and_the_other_is_dropped_and_counted() {
             asked: Kind::Flag
         })
     );
+}
+
+#[test]
+fn a_lost_value_stays_lost_when_the_winner_is_made_to_expire_in_the_past() {
+    let counter = delta(&Cell::empty(), 0, 10, &[Op::CounterAdd(1)]);
+    let lost = delta(&Cell::empty(), 0, 20, &[Op::FlagRaise]);
+    let both = join(&[&counter, &lost]);
+    let mut compacted = both.clone();
+    compacted.compact(time(20), time(20));
+    let expire = delta(&both, 20, 30, &[Op::Expire(Some(time(5)))]);
+    for copy in [both, compacted] {
+        let cell = join(&[&copy, &expire]);
+        assert_eq!(
+            (cell.kind(time(29)), cell.kind(time(30))),
+            (Some(Kind::Counter), None)
+        );
+    }
+}
+
+#[test]
+fn an_expiry_taken_back_leaves_nothing_behind() {
+    let plain = delta(&Cell::empty(), 0, 10, &[Op::CounterAdd(1)]);
+    let ops = [Op::Expire(Some(time(90))), Op::Expire(None)];
+    let mut cell = join(&[&plain, &delta(&plain, 10, 20, &ops)]);
+    assert_eq!(cell.expires(), None);
+    let mut expected = plain;
+    cell.compact(time(20), time(20));
+    expected.compact(time(20), time(20));
+    assert_eq!(cell, expected);
 }
 
 #[test]
@@ -162,11 +191,36 @@ fn adding_again_and_again_costs_nothing() {
             at * 10 + 10,
             &[Op::SetAdd(json("x"))],
         ));
-        cell.compact(time(at * 10));
+        cell.compact(time(at * 10), time(at * 10));
     }
     let mut bytes = Vec::new();
     cell.encode(&mut bytes);
     assert!(bytes.len() < 80, "{} bytes", bytes.len());
+}
+
+#[test]
+fn what_was_removed_stays_removed_when_a_stale_copy_is_merged() {
+    let (x, y) = (json("x"), json("y"));
+    for (write, remove) in [
+        (Op::SetAdd(x.clone()), Op::SetRemove(x.clone())),
+        (Op::MultiSet(x), Op::MultiSet(y)),
+    ] {
+        let stale = delta(&Cell::empty(), 0, 10, &[write]);
+        let current = join(&[&stale, &delta(&stale, 10, 20, &[remove])]);
+        // At 10 the line is drawn through the removed write itself.
+        for line in [10, 20] {
+            let mut compacted = current.clone();
+            assert!(compacted.compact(time(line), time(line)).changed);
+            let expected = current.view(time(20)).map(|value| value.to_json(time(20)));
+            for order in [[&stale, &compacted], [&compacted, &stale]] {
+                let both = join(&order);
+                assert_eq!(
+                    both.view(time(20)).map(|value| value.to_json(time(20))),
+                    expected
+                );
+            }
+        }
+    }
 }
 
 #[test]

@@ -169,7 +169,7 @@ pub(crate) fn commit(seen: &Cell, ops: &[Op], snapshot: Time, time: Time, writer
 pub(crate) fn run(steps: &[Step]) -> Vec<Commit> {
     let mut commits: Vec<Commit> = Vec::new();
     // The copy that is compacted as it goes. It holds the commits up to the oldest snapshot that
-    // may still be read, and is compacted up to the oldest snapshot of a commit it does not hold.
+    // may still be read, and forgets up to the oldest snapshot of a commit it does not hold.
     let mut base = Cell::empty();
     let mut base_time = Time::ZERO;
     for (index, step) in (1u64..).zip(steps) {
@@ -180,7 +180,7 @@ pub(crate) fn run(steps: &[Step]) -> Vec<Commit> {
             }
         }
         base_time = commit_time(held);
-        base.compact(commit_time(held.saturating_sub(LAG_MAX)));
+        base.compact(base_time, commit_time(held.saturating_sub(LAG_MAX)));
         let snapshot = commit_time((index - 1).saturating_sub(step.lag));
         let seen = if step.reads_compacted {
             let mut seen = base.clone();

@@ -15,7 +15,6 @@ use tidemill_flow::{
 };
 use tidemill_problem::{Code, Problem};
 use tidemill_scheduler::{Observed, PoolPolicy};
-use tokio::sync::Semaphore;
 
 /// One version of an app.
 pub(crate) struct Version {
@@ -35,8 +34,8 @@ pub(crate) struct Function {
     pub(crate) name: Arc<str>,
     pub(crate) spec: FunctionSpec,
     pub(crate) group: usize,
-    /// Permits for runs at the same time, when the function limits them.
-    pub(crate) permits: Option<Semaphore>,
+    /// What it is known by where its runs are counted.
+    pub(crate) number: u64,
     observed: Mutex<Observed>,
     /// The function alone, as a flow of one step.
     pub(crate) alone: Arc<Flowing>,
@@ -155,6 +154,7 @@ pub(crate) struct Make<'a> {
     pub(crate) environments: &'a Environments,
     pub(crate) shop: &'a Shop,
     pub(crate) options: &'a Options,
+    pub(crate) next_function: &'a AtomicU64,
     pub(crate) printed: Printed,
 }
 
@@ -204,7 +204,8 @@ impl Make<'_> {
         for (place, (key, specs)) in by_group.iter().enumerate() {
             groups.push(self.group(key, specs).await?);
             for spec in specs {
-                let function = function(spec, place)?;
+                let number = self.next_function.fetch_add(1, Ordering::Relaxed);
+                let function = function(spec, place, number)?;
                 functions.insert(spec.name.clone(), Arc::new(function));
             }
         }
@@ -273,7 +274,7 @@ impl Make<'_> {
     }
 }
 
-fn function(spec: &FunctionSpec, group: usize) -> Result<Function, Problem> {
+fn function(spec: &FunctionSpec, group: usize, number: u64) -> Result<Function, Problem> {
     let name: Arc<str> = spec.name.as_str().into();
     let known = BTreeMap::from([(spec.name.clone(), facts(spec, group))]);
     let alone = Flowing::new(
@@ -286,9 +287,7 @@ fn function(spec: &FunctionSpec, group: usize) -> Result<Function, Problem> {
         name,
         spec: spec.clone(),
         group,
-        permits: spec
-            .max_concurrency
-            .map(|limit| Semaphore::new(limit as usize)),
+        number,
         observed: Mutex::new(Observed::new()),
         alone: Arc::new(alone),
     })

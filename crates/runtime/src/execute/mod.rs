@@ -8,10 +8,13 @@
 mod children;
 mod handoff;
 mod message;
+mod talk;
+mod trouble;
 
 pub(crate) use message::Message;
 
 use crate::app::{Function, Target, Version};
+use crate::gate::Pass;
 use crate::inner::Inner;
 use crate::{Call, Caller, Level, RequestId, StreamEvent};
 use futures_util::StreamExt;
@@ -20,8 +23,8 @@ use futures_util::stream::FuturesUnordered;
 use handoff::{Again, Ending, Handoff};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use tidemill_flow::{Fragment, Plan, Progress, StepId};
 use tidemill_lattice::Payload;
 use tidemill_problem::{Code, Problem};
@@ -30,12 +33,17 @@ use tidemill_telemetry::{Meter, Span, SpanId, SpanKind, TraceContext};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+/// Spans of one request need only differ from each other and be hard to meet elsewhere: an
+/// odd stride from a random start.
+const SPAN_STRIDE: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// One request while it runs.
 pub(crate) struct Execution {
     pub(crate) inner: Arc<Inner>,
     pub(crate) id: RequestId,
     pub(crate) id_text: String,
-    pub(crate) session: Arc<tidemill_session::Request>,
+    /// Begun once the request has been let in.
+    session: OnceLock<Arc<tidemill_session::Request>>,
     pub(crate) caller: Caller,
     pub(crate) key: Option<String>,
     /// The request's own span within its trace.
@@ -96,8 +104,8 @@ pub(crate) enum Items {
 }
 
 impl Execution {
-    /// Admits a call: from here on it has a snapshot.
-    pub(crate) fn begin(inner: &Arc<Inner>, id: RequestId, call: &Call) -> Arc<Self> {
+    /// A request that has come in, and waits to be let in.
+    pub(crate) fn new(inner: &Arc<Inner>, id: RequestId, call: &Call) -> Arc<Self> {
         let mut bytes = [0; 24];
         inner.entropy.fill(&mut bytes);
         let fresh = |at: usize| {
@@ -117,7 +125,7 @@ impl Execution {
         Arc::new(Self {
             id,
             id_text: id.to_string(),
-            session: tidemill_session::Request::begin(id.0, Arc::clone(&inner.store)),
+            session: OnceLock::new(),
             caller: call.caller.clone(),
             key: call.key.clone(),
             trace: TraceContext {
@@ -130,8 +138,15 @@ impl Execution {
             started_us: inner.clock.now_micros(),
             used,
             spans: Mutex::default(),
-            next_span: AtomicU64::new(span.0),
+            next_span: AtomicU64::new(span.0.wrapping_add(SPAN_STRIDE)),
             inner: Arc::clone(inner),
+        })
+    }
+
+    /// The request's state, from the snapshot of when it was let in.
+    pub(crate) fn session(&self) -> &Arc<tidemill_session::Request> {
+        self.session.get_or_init(|| {
+            tidemill_session::Request::begin(self.id.0, Arc::clone(&self.inner.store))
         })
     }
 
@@ -146,11 +161,9 @@ impl Execution {
     }
 
     pub(crate) fn span_id(&self) -> SpanId {
-        // Spans of one request need only differ from each other and be hard to meet
-        // elsewhere: an odd stride from a random start.
         SpanId(
             self.next_span
-                .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
+                .fetch_add(SPAN_STRIDE, Ordering::Relaxed)
                 .max(1),
         )
     }
@@ -338,7 +351,7 @@ impl Running {
         buffers: &BTreeMap<StepId, Arc<Buffer>>,
     ) -> Result<Ending, Problem> {
         let functions = self.functions(fragment)?;
-        let _permits = self.permits(&functions).await?;
+        let _pass = self.pass(&functions).await?;
         let limits = &self.execution.inner.options.limits;
         let retries = functions
             .iter()
@@ -395,38 +408,22 @@ impl Running {
             .collect()
     }
 
-    /// Waits until functions that limit their concurrency have room. Such functions
-    /// are alone in their fragment, so nobody holds one permit while waiting for another.
-    async fn permits<'f>(
-        &self,
-        functions: &'f [Arc<Function>],
-    ) -> Result<Option<tokio::sync::SemaphorePermit<'f>>, Problem> {
-        let Some(permits) = functions
+    /// Waits until a function that limits its runs has room. Such a function is alone
+    /// in its fragment, so nobody holds one pass while waiting for another.
+    async fn pass(&self, functions: &[Arc<Function>]) -> Result<Option<Pass>, Problem> {
+        let Some((function, limit)) = functions
             .first()
-            .and_then(|function| function.permits.as_ref())
+            .and_then(|function| Some((function, function.spec.max_concurrency?)))
         else {
             return Ok(None);
         };
-        let wait = async {
-            permits.acquire().await.map_err(|_| {
-                Problem::new(
-                    Code::ShuttingDown,
-                    "the function is being replaced; call again",
-                )
-            })
-        };
-        match self.execution.deadline {
-            None => wait.await.map(Some),
-            Some(deadline) => tokio::time::timeout_at(deadline, wait)
-                .await
-                .map_err(|_| {
-                    Problem::new(
-                        Code::TimedOut,
-                        "the call's time was over while it waited for the function's other runs",
-                    )
-                })?
-                .map(Some),
-        }
+        let deadline = self.execution.deadline;
+        self.execution
+            .inner
+            .gate
+            .enter_function(function.number, limit, deadline)
+            .await
+            .map(Some)
     }
 }
 

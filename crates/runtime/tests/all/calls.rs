@@ -233,6 +233,10 @@ async fn a_trace_has_the_spans_of_its_request() {
     for expected in ["add", "handoff", "state", "commit"] {
         assert!(names.contains(&expected), "{expected} is not in {names:?}");
     }
+    let mut ids: Vec<u64> = spans.iter().map(|span| span.id.0).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), spans.len(), "two spans have the same id");
     let meter = node.telemetry.meters.of_request(answer.request.0).unwrap();
     assert!(
         meter.state_reads >= 1 && meter.state_writes == 1,

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
-use tidemill_lattice::Clock;
+use tidemill_lattice::{Clock, Op, Time};
 use tidemill_store::{Embedded, Options, Store};
 
 use crate::support::*;
@@ -88,4 +90,26 @@ fn no_snapshot_splits_a_commit() {
         stats.checkpoints > 0,
         "the test means to run across checkpoints"
     );
+}
+
+#[test]
+fn a_key_expires_though_nobody_commits() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let clock = ManualClock::new();
+    let store = Embedded::open(options(directory.path()), Arc::clone(&clock) as _)
+        .expect("the store opens");
+    let end = Time::from_micros(clock.now_micros() + 1_000);
+    write(&store, &[set("a", "1")]);
+    write(&store, &[(key("a"), Op::Expire(Some(end)))]);
+    assert_eq!(get(&store, "a").as_deref(), Some("1"));
+    let before = store.snapshot();
+    clock.move_us(2_000);
+    let (_silent, silence) = mpsc::channel::<()>();
+    let gone = (0..400).any(|_| {
+        let _ = silence.recv_timeout(Duration::from_millis(50));
+        get(&store, "a").is_none()
+    });
+    assert!(gone, "it is still there");
+    let cell = store.read_at(&key("a"), &before).expect("readable");
+    assert!(cell.is_some_and(|cell| cell.view(before.time()).is_some()));
 }

@@ -34,25 +34,30 @@ fn tree(spans: &[Value]) -> Vec<String> {
         .filter_map(|span| span["start_us"].as_u64())
         .min()
         .unwrap_or(0);
-    let mut lines = Vec::with_capacity(spans.len());
-    let is_root = |span: &&Value| {
+    let is_root = |span: &Value| {
         let parent = span["parent"].as_str();
         parent.is_none_or(|parent| !ids.contains(parent))
     };
-    // Depth first over an explicit stack: a trace from outside may be deep.
-    let roots: Vec<_> = spans.iter().filter(is_root).collect();
-    let mut stack: Vec<(usize, &Value)> = roots.into_iter().rev().map(|span| (0, span)).collect();
-    while let Some((depth, span)) = stack.pop() {
-        lines.push(describe(span, depth, first_us));
-        if lines.len() > spans.len() {
-            break;
+    // Roots first, then whatever no root leads to, such as a ring of parents.
+    let (roots, others): (Vec<_>, Vec<_>) =
+        (0..spans.len()).partition(|index| spans.get(*index).is_some_and(is_root));
+    let mut lines = Vec::with_capacity(spans.len());
+    let mut shown = BTreeSet::new();
+    for start in roots.into_iter().chain(others) {
+        // Depth first over an explicit stack: a trace from outside may be deep.
+        let mut stack = vec![(0, start)];
+        while let Some((depth, index)) = stack.pop() {
+            let Some(span) = spans.get(index).filter(|_| shown.insert(index)) else {
+                continue;
+            };
+            lines.push(describe(span, depth, first_us));
+            let id = span["id"].as_str();
+            let children = (0..spans.len()).rev().filter(|child| {
+                let parent = spans.get(*child).and_then(|child| child["parent"].as_str());
+                parent.is_some() && parent == id
+            });
+            stack.extend(children.map(|child| (depth + 1, child)));
         }
-        let id = span["id"].as_str();
-        let children: Vec<_> = spans
-            .iter()
-            .filter(|child| child["parent"].as_str() == id && child["id"].as_str() != id)
-            .collect();
-        stack.extend(children.into_iter().rev().map(|child| (depth + 1, child)));
     }
     lines
 }
@@ -106,8 +111,20 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_of_parents_ends() {
-        let spans = [span("a", None, 1, "x"), span("b", Some("b"), 1, "y")];
-        assert!(tree(&spans).len() <= 3);
+    fn each_span_is_shown_once_whatever_its_parents() {
+        let ring = [
+            span("a", Some("b"), 1, "x"),
+            span("b", Some("a"), 2, "y"),
+            span("c", Some("c"), 3, "z"),
+        ];
+        assert_eq!(tree(&ring).len(), 3);
+        let twice = [
+            span("a", None, 1, "outer"),
+            span("b", Some("a"), 2, "between"),
+            span("a", Some("b"), 3, "same id"),
+        ];
+        let lines = tree(&twice);
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert!(lines[2].ends_with("    step same id"), "{lines:?}");
     }
 }

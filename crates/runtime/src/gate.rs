@@ -1,0 +1,214 @@
+//! Lets calls in as the scheduler's admission decides, and makes the others wait.
+
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use tidemill_lattice::Clock;
+use tidemill_problem::{Code, Problem};
+use tidemill_scheduler::{
+    Admission, AdmissionAction, AdmissionActions, AdmissionEvent, AdmissionPolicy, AdmissionStats,
+    FullBound, FunctionId, PolicyError, Ticket,
+};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// The number that stands for calls of no function in particular.
+const ANY: FunctionId = FunctionId(0);
+
+/// The node's door for calls.
+pub(crate) struct Gate {
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+}
+
+struct State {
+    admission: Admission,
+    waiting: HashMap<Ticket, oneshot::Sender<Result<(), Refused>>>,
+    next_ticket: u64,
+}
+
+struct Refused {
+    full: FullBound,
+    retry_after_us: u64,
+}
+
+/// Being inside; leaving is dropping it.
+pub(crate) struct Pass {
+    gate: Arc<Gate>,
+    ticket: Ticket,
+}
+
+impl Gate {
+    pub(crate) fn new(
+        policy: AdmissionPolicy,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, PolicyError> {
+        let state = State {
+            admission: Admission::new(policy)?,
+            waiting: HashMap::new(),
+            next_ticket: 0,
+        };
+        Ok(Arc::new(Self {
+            clock,
+            state: Mutex::new(state),
+        }))
+    }
+
+    pub(crate) fn stats(&self) -> AdmissionStats {
+        self.state.lock().admission.stats()
+    }
+
+    /// Waits for room for one more request.
+    pub(crate) async fn enter(
+        self: &Arc<Self>,
+        deadline: Option<Instant>,
+    ) -> Result<Pass, Problem> {
+        self.pass(ANY, None, false, deadline).await
+    }
+
+    /// Waits for room for one more run of a function that limits them.
+    pub(crate) async fn enter_function(
+        self: &Arc<Self>,
+        function: u64,
+        max_concurrency: u32,
+        deadline: Option<Instant>,
+    ) -> Result<Pass, Problem> {
+        self.pass(FunctionId(function), Some(max_concurrency), true, deadline)
+            .await
+    }
+
+    async fn pass(
+        self: &Arc<Self>,
+        function: FunctionId,
+        max_concurrency: Option<u32>,
+        nested: bool,
+        deadline: Option<Instant>,
+    ) -> Result<Pass, Problem> {
+        let mut waiting = {
+            let mut state = self.state.lock();
+            state.next_ticket += 1;
+            let ticket = Ticket(state.next_ticket);
+            let (sender, receiver) = oneshot::channel();
+            state.waiting.insert(ticket, sender);
+            let now_us = self.clock.now_micros();
+            let event = AdmissionEvent::Request {
+                ticket,
+                function,
+                max_concurrency,
+                nested,
+                now_us,
+            };
+            state.handle(event);
+            Waiting {
+                gate: self,
+                ticket,
+                receiver,
+                taken: false,
+            }
+        };
+        let answer = match deadline {
+            None => (&mut waiting.receiver).await,
+            Some(deadline) => tokio::time::timeout_at(deadline, &mut waiting.receiver)
+                .await
+                .map_err(|_| {
+                    Problem::new(
+                        Code::TimedOut,
+                        "the call's time was over while it waited for its turn",
+                    )
+                })?,
+        };
+        match answer {
+            Ok(Ok(())) => {
+                waiting.taken = true;
+                Ok(Pass {
+                    gate: Arc::clone(self),
+                    ticket: waiting.ticket,
+                })
+            }
+            Ok(Err(refused)) => Err(refused.problem()),
+            Err(_) => Err(Problem::new(Code::ShuttingDown, "the node is stopping")),
+        }
+    }
+
+    fn leave(&self, ticket: Ticket) {
+        let now_us = self.clock.now_micros();
+        self.state
+            .lock()
+            .handle(AdmissionEvent::Finished { ticket, now_us });
+    }
+}
+
+impl State {
+    fn handle(&mut self, event: AdmissionEvent) {
+        let actions: AdmissionActions = self.admission.handle(event);
+        for action in actions {
+            let (ticket, answer) = match action {
+                AdmissionAction::Admit { ticket } => (ticket, Ok(())),
+                AdmissionAction::Refuse {
+                    ticket,
+                    full,
+                    retry_after_us,
+                } => (
+                    ticket,
+                    Err(Refused {
+                        full,
+                        retry_after_us,
+                    }),
+                ),
+            };
+            // Whoever went away has left a `Waiting` behind that says so.
+            if let Some(sender) = self.waiting.remove(&ticket) {
+                let _ = sender.send(answer);
+            }
+        }
+    }
+}
+
+impl Refused {
+    fn problem(&self) -> Problem {
+        let what = match self.full {
+            FullBound::Node => "this node",
+            FullBound::Function => "this function",
+        };
+        let mut problem = Problem::new(
+            Code::Overloaded,
+            format!("too many calls wait for {what}; try again a little later"),
+        );
+        problem.retry_after_ms = Some(self.retry_after_us.div_ceil(1000));
+        problem
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.gate.leave(self.ticket);
+    }
+}
+
+/// A place in the line; leaving it is noticed.
+struct Waiting<'a> {
+    gate: &'a Arc<Gate>,
+    ticket: Ticket,
+    receiver: oneshot::Receiver<Result<(), Refused>>,
+    taken: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.taken {
+            return;
+        }
+        let mut state = self.gate.state.lock();
+        if state.waiting.remove(&self.ticket).is_some() {
+            state.handle(AdmissionEvent::GiveUp {
+                ticket: self.ticket,
+            });
+        } else if let Ok(Ok(())) = self.receiver.try_recv() {
+            let now_us = self.gate.clock.now_micros();
+            state.handle(AdmissionEvent::Finished {
+                ticket: self.ticket,
+                now_us,
+            });
+        }
+    }
+}
