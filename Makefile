@@ -15,17 +15,14 @@ REVIEWS := $(VENV)/python examples/reviews/run.py --bin $(RELEASE)
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
-run: build ## build, start a node, run the reviews example on it, and show what came out
-	@PATH="$(VENV):$$PATH" $(REVIEWS) --data .cache/demo \
-		$(if $(KEEP),--keep) $(if $(LIMIT),--limit $(LIMIT)) $(if $(CLIENTS),--clients $(CLIENTS))
+run: ## build, start a node, run the reviews example on it, and show what came out
+	@scripts/run
 
 build: ## build the node (release) and the Python environment in .venv
-	@scripts/ci.sh tools build
-	@$(PYTHON) scripts/bootstrap.py run
-	cargo build --release --locked --package tidemill
+	@scripts/run build
 
 test: ## everything that CI checks
-	@scripts/ci.sh test
+	@scripts/test
 
 fmt: ## format all Rust and Python files
 	@$(PYTHON) scripts/bootstrap.py test

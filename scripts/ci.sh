@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that must hold before a change lands, stage by stage.
 #
-#   scripts/ci.sh test    all of it (`make test`, `.ci/run`)
+#   scripts/ci.sh test    all of it (`scripts/test`, `.ci/run`)
 #   scripts/ci.sh deep    what takes longer: many kills, long property tests, dependency policy
 #   scripts/ci.sh tools   only check that the tools are there
 #

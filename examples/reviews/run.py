@@ -179,7 +179,7 @@ def show_where_next(node: Node, program: Path, kept: bool) -> None:
         print(f"  kill {node.process.pid}   # stops it; the state stays in {node.data}")
     else:
         print(f"  {program} up --data {node.data}   # a node with this state again")
-        print("  make run KEEP=1   # leaves the node running")
+        print("  KEEP=1 scripts/run   # leaves the node running")
     print(f"  {APP.relative_to(ROOT)}   the app; its README says what to change first")
     print(f"  {node.log}   what the node said")
 

@@ -28,7 +28,7 @@ def find_program() -> Path:
     built = [target / profile / "tidemill" for profile in ("ci", "release", "debug")]
     found = [program for program in built if program.is_file()]
     if not found:
-        pytest.fail("there is no tidemill program; run `make build`, or set TIDEMILL_BIN")
+        pytest.fail("there is no tidemill program; run `scripts/run build`, or set TIDEMILL_BIN")
     return max(found, key=lambda program: program.stat().st_mtime)
 
 

@@ -26,6 +26,7 @@ pub use api::{
 };
 pub use manifest::{Entry, FlowSpec, FunctionKind, FunctionSpec, Manifest, RuntimeKind};
 pub use options::{Limits, Options};
+pub use tidemill_scheduler::AdmissionPolicy;
 
 use app::Environments;
 use gate::Gate;

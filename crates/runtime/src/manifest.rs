@@ -172,6 +172,12 @@ impl Manifest {
             )));
         }
         check_name("the app", &self.app)?;
+        let mut levels = self.functions.iter().filter_map(|function| function.level);
+        if self.level != Level::Causal || levels.any(|level| level != Level::Causal) {
+            return Err(bad(
+                "this node runs functions at the level causal only; leave the level out",
+            ));
+        }
         if self.functions.is_empty() {
             return Err(bad(
                 "the app has no functions; decorate one with @app.function",
@@ -346,6 +352,11 @@ mod tests {
                 "runtime.command",
             ),
             ("/runtime", json!({"kind": "cobol"}), "cobol"),
+            (
+                "/functions/0",
+                json!({"name": "f", "level": "eventual"}),
+                "causal only",
+            ),
         ];
         for (place, value, expected) in cases {
             let mut manifest = sample();

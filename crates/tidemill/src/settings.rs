@@ -62,7 +62,8 @@ impl Default for HttpSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum DurabilityName {
-    /// In memory: the last moments are lost when the process dies.
+    /// Handed to the operating system: outlives the process, and the last moments are lost
+    /// when the machine stops.
     Memory,
     /// On the disk.
     Durable,
@@ -130,6 +131,8 @@ pub(crate) struct RuntimeSettings {
     pub(crate) processes_max: usize,
     /// Calls that may wait for a worker of one group.
     pub(crate) waiting_max: usize,
+    /// Requests in the node and those that wait for their turn.
+    pub(crate) admission: tidemill_runtime::AdmissionPolicy,
     /// Limits on what calls may take.
     pub(crate) limits: tidemill_runtime::Limits,
 }
@@ -142,6 +145,7 @@ impl Default for RuntimeSettings {
             workers_max: runtime.workers_max,
             processes_max: runtime.processes_max,
             waiting_max: runtime.waiting_max,
+            admission: runtime.admission,
             limits: runtime.limits,
         }
     }

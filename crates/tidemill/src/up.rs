@@ -167,6 +167,7 @@ fn runtime_options(data: &Path, settings: &Settings, sdk: PathBuf) -> tidemill_r
         workers_max: runtime.workers_max,
         processes_max: runtime.processes_max,
         waiting_max: runtime.waiting_max,
+        admission: runtime.admission,
         ..tidemill_runtime::Options::new(data.to_owned())
     }
 }
