@@ -16,7 +16,7 @@ pub(crate) const NAME_BYTES_MAX: usize = 128;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Its format, [`VERSION`].
+    /// Its format: 1.
     pub manifest: u32,
     /// The app's name.
     pub app: String,
