@@ -6,12 +6,11 @@
 use crate::body;
 use crate::problems::{self, Occurrence, REQUEST, TRACE, hex_value};
 use crate::routes::Context;
+use crate::views::write_payload;
 use axum::body::{Body, Bytes};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, LOCATION};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use futures_util::stream;
 use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -319,15 +318,10 @@ fn event_stream(events: mpsc::Receiver<StreamEvent>, occurrence: Occurrence) -> 
 fn event(event: &StreamEvent, occurrence: Occurrence) -> Bytes {
     let mut out = Vec::new();
     match event {
-        StreamEvent::Item(payload) if payload.content_type == ContentType::Json => {
-            write_event(&mut out, "item", &payload.body);
-        }
         StreamEvent::Item(payload) => {
-            let item = json!({
-                "content_type": payload.content_type.as_str(),
-                "base64": STANDARD.encode(&payload.body),
-            });
-            write_event(&mut out, "item", item.to_string().as_bytes());
+            let mut item = Vec::with_capacity(payload.body.len());
+            write_payload(&mut item, payload);
+            write_event(&mut out, "item", &item);
         }
         StreamEvent::Committed => write_event(&mut out, "committed", b"{}"),
         StreamEvent::Failed(problem) => {
@@ -461,6 +455,18 @@ mod tests {
         let bytes = event(&item("image/png", b"\x01"), none);
         let text = String::from_utf8_lossy(&bytes);
         assert!(text.contains("\"base64\":\"AQ==\""), "{text}");
+        let alike = event(
+            &item(
+                "application/json",
+                br#"{"content_type":"x","base64":"AA=="}"#,
+            ),
+            none,
+        );
+        let text = String::from_utf8_lossy(&alike);
+        assert!(
+            text.contains("\"content_type\":\"application/json\""),
+            "{text}"
+        );
         assert_eq!(
             &event(&StreamEvent::Committed, none)[..],
             b"event: committed\ndata: {}\n\n"

@@ -269,6 +269,11 @@ struct Encoded<'a> {
     base64: std::borrow::Cow<'a, str>,
 }
 
+/// Whether a JSON text is a payload in base64, or looks like one.
+pub(crate) fn is_encoded(text: &str) -> bool {
+    serde_json::from_str::<Encoded<'_>>(text).is_ok()
+}
+
 fn payload(update: &Update<'_>) -> Result<Payload, Problem> {
     let text = raw(update)?.get();
     if let Ok(encoded) = serde_json::from_str::<Encoded<'_>>(text) {

@@ -1,5 +1,6 @@
 //! Values of keys as JSON. Pure: a value in, text out.
 
+use crate::ops::is_encoded;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
@@ -65,10 +66,12 @@ fn write_json(out: &mut Vec<u8>, value: &Json) {
 }
 
 /// Writes the JSON value itself, or `{"content_type","base64"}`. What calls itself
-/// JSON is checked: workers write it, and one stray byte would spoil the document.
-fn write_payload(out: &mut Vec<u8>, payload: &Payload) {
+/// JSON is checked: workers write it, and one stray byte would spoil the document. JSON
+/// that looks like the second form is written in it, so that a reader is never misled.
+pub(crate) fn write_payload(out: &mut Vec<u8>, payload: &Payload) {
     if payload.content_type == ContentType::Json
         && let Ok(raw) = serde_json::from_slice::<&RawValue>(&payload.body)
+        && !is_encoded(raw.get())
     {
         out.extend_from_slice(raw.get().as_bytes());
         return;
@@ -197,5 +200,8 @@ mod tests {
         assert_eq!(bytes["value"]["base64"], "AQ==");
         let broken = view(&[Op::RegisterSet(Payload::new(ContentType::Json, "{"))]);
         assert_eq!(broken["value"]["content_type"], "application/json");
+        let alike = Payload::json(&json!({"content_type": "x", "base64": "AA=="}));
+        let alike = view(&[Op::RegisterSet(alike)]);
+        assert_eq!(alike["value"]["content_type"], "application/json");
     }
 }

@@ -127,7 +127,10 @@ class Door:
         if outcome.error is not None:
             self.problem(http, outcome.error)
             return
-        result = outcome.result or _codec.encode(outcome.value())
+        if outcome.streamed:  # a generator that was not streamed gives a list
+            self.json(http, [wrap(item) for item in outcome.items])
+            return
+        result = outcome.result or _codec.encode(None)
         body = bytes(result.data)
         self.send(http, 200, result.content_type, body, Tidemill_Request="req-1")
 

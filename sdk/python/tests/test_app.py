@@ -3,7 +3,6 @@ from __future__ import annotations
 import pickle
 
 import pytest
-
 import tidemill
 from tidemill._app import parse_size
 from tidemill.errors import from_code

@@ -9,9 +9,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from node import FakeNode
-
 import tidemill
+from node import FakeNode
 from tidemill import _bundle, deploy
 
 SDK = Path(tidemill.__file__).parent.parent

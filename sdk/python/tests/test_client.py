@@ -8,9 +8,8 @@ import time
 from datetime import UTC, datetime
 
 import pytest
-from door import Door
-
 import tidemill
+from door import Door
 from tidemill import client as client_module
 from tidemill import dev
 

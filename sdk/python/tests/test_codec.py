@@ -6,7 +6,6 @@ import random
 import struct
 
 import pytest
-
 from tidemill import _codec
 
 

@@ -4,9 +4,8 @@ import asyncio
 import threading
 
 import pytest
-from demo import app as demo_app
-
 import tidemill
+from demo import app as demo_app
 from tidemill import state, testing
 
 app = tidemill.App("locally")

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import demo
 import pytest
-from node import FakeNode, Shared
-
 import tidemill
+from node import FakeNode, Shared
 from tidemill import _codec
 
 

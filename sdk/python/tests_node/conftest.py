@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-
 import tidemill
 import tidemill.testing
 from tidemill._pytest import start_node, stop_node
@@ -49,8 +48,8 @@ def program() -> Path:
     found = find_program()
     if found is None or not os.access(found, os.X_OK):
         pytest.fail(
-            f"no tidemill program to test (looked at {found}): build it with `make build`, put "
-            "it on the path, or name it with TIDEMILL_BIN",
+            f"no tidemill program to test (looked at {found}): build it with `scripts/run build`, "
+            "put it on the path, or name it with TIDEMILL_BIN",
             pytrace=False,
         )
     os.environ["TIDEMILL_BIN"] = str(found)
@@ -101,7 +100,7 @@ def either(request: Any, tidemill_node: tidemill.Client) -> Iterator[Either]:
             yield Either(kitchen, local.state(kitchen.app))
 
 
-def eventually(check: Callable[[], Any], seconds: float = 20.0) -> Any:
+def eventually(check: Callable[[], Any], seconds: float = 40.0) -> Any:
     """Waits until `check` gives something true, and gives it."""
     end = time.monotonic() + seconds
     while True:

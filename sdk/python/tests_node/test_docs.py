@@ -1,4 +1,4 @@
-"""The Python on the pages of docs/ is run: the blocks of a page are one script, in order, as if typed."""
+"""The Python on the pages of docs/ is run: the blocks of a page are one script, as if typed."""
 
 from __future__ import annotations
 

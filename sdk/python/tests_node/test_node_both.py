@@ -6,7 +6,6 @@ import asyncio
 import datetime
 
 import pytest
-
 import tidemill
 
 EVERYTHING = {
@@ -100,6 +99,20 @@ def test_values_come_back_as_they_were(either, value):
     back = either.kitchen.echo.remote(value)
     assert back == value
     assert type(back) is type(value)
+
+
+ODD = {"content_type": "application/octet-stream", "base64": "AA=="}
+
+
+@pytest.mark.parametrize("value", [ODD, {**ODD, "base64": 1}, {**ODD, "more": 1}, b"\x00", (1,)])
+def test_values_that_look_like_the_doors_own_form(either, value):
+    assert list(either.kitchen.each.remote_gen([value])) == [value]
+    assert either.kitchen.each.spawn([value]).get() == [value]
+    expected = [value, [value], [value], {"v": value}]
+    either.kitchen.write_value(either.outside, value)
+    assert either.kitchen.read_value(either.outside) == expected
+    assert either.kitchen.rewrite.remote(value) == expected
+    assert either.kitchen.read_value(either.outside) == expected
 
 
 def test_state_of_every_type_from_inside_and_outside(either):

@@ -10,9 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import data_directory, eventually, run_python
-
 import tidemill
+from conftest import data_directory, eventually, run_python
 from tidemill import dev
 
 
@@ -25,7 +24,7 @@ def write(directory: Path, files: dict[str, str]) -> None:
 
 APP = """
     import tidemill
-    from helper import WORD
+    from words import WORD
 
     app = tidemill.App("{app}")
 
@@ -36,7 +35,7 @@ APP = """
 
 
 def test_from_a_file_with_a_module_beside_it(node, tmp_path):
-    write(tmp_path, {"one.py": APP.format(app="one"), "helper.py": "WORD = 'hello'\n"})
+    write(tmp_path, {"one.py": APP.format(app="one"), "words.py": "WORD = 'hello'\n"})
     deployed = node.deploy(tmp_path / "one.py")
     assert (deployed["app"], deployed["changed"]) == ("one", True)
     assert deployed["functions"] == ["say"]
@@ -103,7 +102,7 @@ SCRIPT = """
     class Odd(Exception):
         pass
 
-    def helper(x):
+    def plus_one(x):
         return x + 1
 
     @app.function
@@ -111,7 +110,7 @@ SCRIPT = """
         if by % 2 == 0:
             raise Odd(str(by))
         state.counter("moved").add()
-        return Point(helper(point.x) + by)
+        return Point(plus_one(point.x) + by)
 
     def make(step):
         @app.function(name="stepped")
@@ -228,7 +227,7 @@ def test_from_inside_a_function(node):
 
 
 def test_a_bundle_made_without_a_node(node, tmp_path):
-    write(tmp_path, {"made.py": APP.format(app="made"), "helper.py": "WORD = 'bundled'\n"})
+    write(tmp_path, {"made.py": APP.format(app="made"), "words.py": "WORD = 'bundled'\n"})
     done = run_python(node, ["-m", "tidemill.deploy", "made.py", "-o", "made.zip"], tmp_path)
     assert done.returncode == 0, done.stderr
     node.deploy(tmp_path / "made.zip")
@@ -250,7 +249,7 @@ def edit_manifest(archive: Path, edit) -> Path:
 
 
 def test_an_app_of_another_python_is_refused(node, tmp_path):
-    write(tmp_path, {"other.py": APP.format(app="other"), "helper.py": "WORD = 'x'\n"})
+    write(tmp_path, {"other.py": APP.format(app="other"), "words.py": "WORD = 'x'\n"})
     run_python(node, ["-m", "tidemill.deploy", "other.py", "-o", "other.zip"], tmp_path)
     edited = edit_manifest(tmp_path / "other.zip", lambda m: m["runtime"].update(python="3.2"))
     with pytest.raises(tidemill.PythonMismatch, match=r"3\.2") as caught:
@@ -261,10 +260,10 @@ def test_an_app_of_another_python_is_refused(node, tmp_path):
 
 
 def test_a_mistake_keeps_the_version_before(node, tmp_path):
-    write(tmp_path, {"broken.py": APP.format(app="broken"), "helper.py": "WORD = 'good'\n"})
+    write(tmp_path, {"broken.py": APP.format(app="broken"), "words.py": "WORD = 'good'\n"})
     node.deploy(tmp_path / "broken.py")
     # It loads where it is bundled, and not on the node.
-    write(tmp_path, {"helper.py": "import os\nWORD = os.environ['NOT_ON_THE_NODE']\n"})
+    write(tmp_path, {"words.py": "import os\nWORD = os.environ['NOT_ON_THE_NODE']\n"})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NOT_ON_THE_NODE", "x")
         with pytest.raises(tidemill.LoadFailed) as caught:
@@ -272,7 +271,7 @@ def test_a_mistake_keeps_the_version_before(node, tmp_path):
     assert caught.value.code == "load-failed"
     assert "NOT_ON_THE_NODE" in str(caught.value)
     assert node.call("broken", "say", "x") == "good x"
-    write(tmp_path, {"helper.py": "syntax error\n"})
+    write(tmp_path, {"words.py": "syntax error\n"})
     with pytest.raises(tidemill.BadManifest, match="SyntaxError"):
         node.deploy(tmp_path / "broken.py")
 
@@ -351,10 +350,10 @@ VERSIONED = """
     @app.function
     def slow() -> int:
         time.sleep(1.5)
-        return helper.remote()
+        return quick.remote()
 
     @app.function
-    def helper() -> int:
+    def quick() -> int:
         return {version}
 """
 
@@ -403,22 +402,22 @@ def test_a_request_ends_on_the_version_it_began_on(node, tmp_path):
     eventually(lambda: node.requests(app="versioned", state="running")["requests"])
     write(tmp_path, {"versioned.py": VERSIONED.format(version=2)})
     node.deploy(file)
-    assert node.call("versioned", "helper") == 2
+    assert node.call("versioned", "quick") == 2
     thread.join()
     assert results == [1]
 
 
 def test_dev_deploys_what_changes(node, tmp_path):
     file = tmp_path / "edited.py"
-    write(tmp_path, {"edited.py": APP.format(app="edited"), "helper.py": "WORD = 'first'\n"})
+    write(tmp_path, {"edited.py": APP.format(app="edited"), "words.py": "WORD = 'first'\n"})
     said: list[str] = []
     steps = iter(
         [
-            lambda: write(tmp_path, {"helper.py": "WORD = 'second!'\n"}),
+            lambda: write(tmp_path, {"words.py": "WORD = 'second!'\n"}),
             lambda: said.append(node.call("edited", "say", "x")),
-            lambda: write(tmp_path, {"helper.py": "WORD = \n"}),
+            lambda: write(tmp_path, {"words.py": "WORD = \n"}),
             lambda: said.append(node.call("edited", "say", "y")),
-            lambda: write(tmp_path, {"helper.py": "WORD = 'third one'\n"}),
+            lambda: write(tmp_path, {"words.py": "WORD = 'third one'\n"}),
             lambda: None,
         ]
     )
@@ -439,7 +438,7 @@ def test_the_dev_command(node, tmp_path, program):
     from conftest import SDK, token_of
 
     text = APP.format(app="devved").replace("return", "print('said', to); return")
-    write(tmp_path, {"devved.py": text, "helper.py": "WORD = 'first'\n"})
+    write(tmp_path, {"devved.py": text, "words.py": "WORD = 'first'\n"})
     environment = {
         **os.environ,
         "TIDEMILL_URL": node.url,
@@ -466,7 +465,7 @@ def test_the_dev_command(node, tmp_path, program):
 
     try:
         eventually(lambda: answer("first x"))
-        write(tmp_path, {"helper.py": "WORD = 'second!'\n"})
+        write(tmp_path, {"words.py": "WORD = 'second!'\n"})
         eventually(lambda: answer("second! x"))
         eventually(lambda: "said x" in out.read_text())
     finally:

@@ -8,9 +8,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import eventually
-
 import tidemill
+from conftest import eventually
 
 
 def test_concurrent_writes_all_count(node, kitchen):
@@ -166,23 +165,14 @@ def test_apps_do_not_see_each_other(node, kitchen):
     assert look.remote() == []
 
 
-def test_the_level_eventual_promises_less_and_still_holds_all(node):
-    """A node of this version runs `eventual` requests as it runs causal ones."""
+def test_the_level_eventual_is_refused_for_now(node):
     app = tidemill.App("eventual", level="eventual")
 
     @app.function
-    def write(fail: bool) -> int:
-        tidemill.state.counter("n").add()
-        if fail:
-            raise ValueError("after the write")
-        return tidemill.state.counter("n").get()
+    def f() -> None: ...
 
-    app.deploy(node)
-    with pytest.raises(ValueError, match="after the write"):
-        write.remote(True)
-    assert node.state(app).counter("n").get() == 0
-    assert write.remote(False) == 1
-    assert node.state(app).counter("n").get() == 1
+    with pytest.raises(tidemill.BadManifest, match="causal"):
+        app.deploy(node)
 
 
 def test_a_delete_wins_over_a_write_that_has_not_seen_it(node):

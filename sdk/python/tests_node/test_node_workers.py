@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,9 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conftest import eventually, own_node
-
 import tidemill
+from conftest import data_directory, eventually, own_node, token_of
 
 
 def test_a_class_is_made_once_for_each_worker(kitchen, node):
@@ -47,7 +49,7 @@ def test_workers_are_kept_warm_and_let_go(node):
 
     app = tidemill.App("sizes_idle")
 
-    @app.function(idle_timeout=0.5)
+    @app.function(idle_timeout=2)
     def passing(_: int) -> int:
         time.sleep(0.1)
         return 1
@@ -119,9 +121,8 @@ def test_a_crash_is_tried_again_by_the_node(node, tmp_path):
     Path(mark).unlink()
     with pytest.raises(tidemill.WorkerCrashed):
         fragile.remote(100)
-    assert len(Path(mark).read_text()) == 1 + node.node()["settings"]["runtime"]["limits"][
-        "crash_retries"
-    ]
+    limits = node.node()["settings"]["runtime"]["limits"]
+    assert len(Path(mark).read_text()) == 1 + limits["crash_retries"]
 
 
 def test_too_much_memory_ends_the_worker(node):
@@ -171,6 +172,49 @@ def test_no_process_outlives_the_node(program, tmp_path):
         worker = node.call("orphans", "pid")
         assert Path(f"/proc/{worker}").exists()
     eventually(lambda: not Path(f"/proc/{worker}").exists())
+
+
+def test_a_copy_of_the_directory_is_a_backup(program, tmp_path):
+    for place in ("old", "new"):
+        (tmp_path / place).mkdir()
+    with own_node(program, tmp_path / "old") as old:
+        old.state("backup").register("big").set(bytes(1 << 20))
+        old.state("backup").counter("n").add(7)
+        token = token_of(old)
+    shutil.copytree(tmp_path / "old" / "data", tmp_path / "new" / "data")
+    with own_node(program, tmp_path / "new") as new:
+        assert token_of(new) == token
+        assert new.state("backup").counter("n").get() == 7
+        assert new.state("backup").register("big").get() == bytes(1 << 20)
+
+
+def test_a_second_node_on_a_directory_is_refused(program, tmp_path):
+    with own_node(program, tmp_path) as node:
+        command = [program, "up", "--data", data_directory(node), "--listen", "127.0.0.1:0"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 3
+        assert node.url.removeprefix("http://") in done.stderr
+        assert node.node()["version"]
+
+
+def test_a_durable_node_keeps_what_it_answered_when_it_is_killed(program, tmp_path):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TIDEMILL_")}
+    for count in range(3):
+        ready = tmp_path / f"ready{count}"
+        command = [program, "up", "--data", tmp_path / "data", "--listen", "127.0.0.1:0"]
+        command += ["--ready-file", ready]
+        node = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        try:
+            eventually(ready.exists)
+            url = f"http://{json.loads(ready.read_text())['http']}"
+            with tidemill.Client(url, (tmp_path / "data" / "token").read_text().strip()) as client:
+                state = client.state("killed")
+                assert state.counter("n").get() == count * 20
+                for _ in range(20):
+                    state.counter("n").add()
+        finally:
+            node.kill()
+            node.wait()
 
 
 def test_without_a_program_the_tests_fail(tmp_path):

@@ -1,9 +1,9 @@
 """docs/tutorial.md, followed to the letter: its files are written, its commands run in order.
 
-A block ```` ```python title=NAME ```` is the file NAME; with a `+` behind NAME it is added to it. In ```` ```console ```` a line that begins
-with `$ ` is a command for bash, and what follows is what it prints: `...` stands for any text
-within a line, and a line that is only `...` for any lines. The port in the text is the usual one;
-here it is any that is free.
+A block ```` ```python title=NAME ```` is the file NAME; with a `+` behind NAME it is added to it.
+In ```` ```console ```` a line that begins with `$ ` is a command for bash, and what follows is what
+it prints: `...` stands for any text within a line, and a line that is only `...` for any lines. The
+port in the text is the usual one; here it is any that is free.
 """
 
 from __future__ import annotations

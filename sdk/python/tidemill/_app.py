@@ -272,8 +272,8 @@ class _Decorator:
 class App:
     """A set of functions and flows that are deployed together and share their state.
 
-    `level` is `causal` (a request reads one snapshot and commits all its writes at once) or
-    `eventual` (each write for itself).
+    `level` is `causal`: a request reads one snapshot and commits all its writes at once.
+    `eventual` (each write for itself) is planned; nodes of this version refuse it.
     """
 
     def __init__(self, name: str, *, level: str = "causal") -> None:
@@ -326,7 +326,7 @@ class App:
         """Registers a function: plain, `async def`, or a generator of either kind.
 
         `timeout` and `idle_timeout` are seconds, `memory` bytes or `"512MB"`; `retries` is how
-        often a request is run again when a worker or the platform fails it; `requirements`,
+        often a run that failed, by an exception too, is tried again; `requirements`,
         `env`, `secrets` say what its workers need; `level` overrides the app's.
         """
         decorator = _Decorator(self, name, Options(**options))

@@ -25,7 +25,7 @@ def wrap(payload: Payload) -> Any:
     """A value inside JSON: itself, or `{"content_type", "base64"}`."""
     if payload.content_type == JSON:
         value = payload.decode()
-        if not (isinstance(value, dict) and value.keys() == _WRAPPED):
+        if not _is_wrapped(value):
             return value
     return {
         "content_type": payload.content_type,
@@ -35,10 +35,18 @@ def wrap(payload: Payload) -> Any:
 
 def unwrap(value: Any) -> Payload:
     """The inverse of `wrap`."""
-    if isinstance(value, dict) and value.keys() == _WRAPPED:
+    if _is_wrapped(value):
         data = base64.b64decode(value["base64"])
         return _codec.payload(value["content_type"], data)
     return _codec.payload(JSON, json.dumps(value).encode())
+
+
+def _is_wrapped(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == _WRAPPED
+        and all(isinstance(part, str) for part in value.values())
+    )
 
 
 class HttpState:

@@ -258,7 +258,10 @@ class ClientCall(Call[Any]):
         content_type = answer.headers.get("content-type", _codec.BYTES)
         if content_type.startswith("text/event-stream"):
             return (True, list(stream_items(events(iter((bytes(answer.body),))))))
-        return (True, _codec.decode(content_type, answer.body))
+        value = _codec.decode(content_type, answer.body)
+        if self._generator:  # its items in one list, those that are not JSON wrapped
+            value = [unwrap(item).decode() for item in value]
+        return (True, value)
 
     async def _result_aio(self, timeout: float | None) -> Any:
         return await self._runtime.in_thread(self._result, timeout)

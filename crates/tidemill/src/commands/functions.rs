@@ -83,6 +83,9 @@ fn describe(client: &Client, format: Format, target: &str) -> Result<(), Failure
     if format == Format::Json {
         return output::json(&described);
     }
+    if let Some(plan) = described["plan"].as_str() {
+        return output::line(plan.trim_end());
+    }
     let text = serde_json::to_string_pretty(&described).unwrap_or_default();
     output::line(&text)
 }

@@ -68,6 +68,11 @@ async def count_async(n: int):
 
 
 @app.function
+def each(values: list[Any]):
+    yield from values
+
+
+@app.function
 def count_then_fail(n: int):
     for i in range(n):
         state.counter("yielded").add()
@@ -120,6 +125,13 @@ def sleep_too_long() -> None:
 def sleep(seconds: float) -> float:
     time.sleep(seconds)
     return seconds
+
+
+@app.function
+def nap(seconds: float) -> list[float]:
+    begun = time.time()
+    time.sleep(seconds)
+    return [begun, time.time()]
 
 
 @app.function
@@ -290,6 +302,30 @@ def read_from(space: Any) -> dict[str, Any]:
 @app.function
 def read_all() -> dict[str, Any]:
     return read_here()
+
+
+def write_value(space: Any, value: Any) -> None:
+    space.register("r").set(value)
+    space.log("l").append(value, keep=1)
+    space.multi("m").set(value)
+    space.map("f").register("v").set(value)
+
+
+def read_value(space: Any) -> list[Any]:
+    return [
+        space.register("r").get(),
+        space.log("l").get(),
+        space.multi("m").get(),
+        space.map("f").get(),
+    ]
+
+
+@app.function
+def rewrite(value: Any) -> list[Any]:
+    before = read_value(state)
+    write_value(state, value)
+    assert read_value(state) == before
+    return before
 
 
 @app.function
