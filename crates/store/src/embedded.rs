@@ -17,11 +17,11 @@ use tidemill_lattice::{Cell, Clock, Key, Time, Writer};
 use crate::engine::Engine;
 use crate::fence::Fence;
 use crate::lock::DirectoryLock;
-use crate::sequencer::{Queue, Queued, Sequencer};
+use crate::sequencer::{Ask, Queue, Queued, Sequencer};
 use crate::tables::{Found, Tables};
 use crate::{
     Commit, Committed, Disk, Done, Error, MessageId, Page, Pins, Snapshot, Stats, Store,
-    SystemDisk, recovery, scan,
+    SystemDisk, Update, recovery, scan,
 };
 
 /// How an [`Embedded`] store runs.
@@ -121,6 +121,21 @@ pub struct Embedded {
 }
 
 impl Embedded {
+    /// Queues something for the sequencer.
+    fn ask(&self, ask: Ask, done: Done) {
+        let mut queue = self.inner.queue.lock();
+        if queue.closing {
+            drop(queue);
+            return done(Err(Error::Closed));
+        }
+        queue.commits.push(Queued { ask, done });
+        let idle = queue.idle;
+        drop(queue);
+        if idle {
+            self.inner.wake.notify_one();
+        }
+    }
+
     /// Opens a directory: takes its lock, recovers what the last life left, begins a new
     /// epoch, and starts the sequencer. `clock` is the wall clock.
     ///
@@ -263,17 +278,11 @@ impl Store for Embedded {
             Ok(held) => held,
             Err(error) => return done(Err(error)),
         };
-        let mut queue = self.inner.queue.lock();
-        if queue.closing {
-            drop(queue);
-            return done(Err(Error::Closed));
-        }
-        queue.commits.push(Queued { commit, done, held });
-        let idle = queue.idle;
-        drop(queue);
-        if idle {
-            self.inner.wake.notify_one();
-        }
+        self.ask(Ask::Commit(commit, held), done);
+    }
+
+    fn update(&self, update: Update, done: Done) {
+        self.ask(Ask::Update(update), done);
     }
 
     fn apply(

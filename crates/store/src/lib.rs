@@ -15,6 +15,7 @@ mod embedded;
 mod engine;
 mod error;
 mod fence;
+mod group;
 mod lock;
 pub mod pins;
 pub mod record;
@@ -28,7 +29,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tidemill_lattice::{Cell, Key, Time};
+use tidemill_lattice::{Cell, Dot, Key, Time};
 
 pub use disk::{Disk, Step, SystemDisk};
 pub use embedded::{Embedded, Options};
@@ -94,6 +95,24 @@ pub struct Committed {
     pub messages: Vec<MessageId>,
 }
 
+/// What decides an update: gets the key's newest cell (tombstones included, `None` if nothing
+/// was ever written), the time to judge expiry by, and the next dots; gives the delta, or
+/// `None` to write nothing. Called once, on the sequencer's thread: it must be short and must
+/// not block.
+pub type Decide =
+    Box<dyn FnOnce(Option<&Cell>, Time, &mut dyn FnMut() -> Dot) -> Option<Cell> + Send>;
+
+/// A write of one key that has to look before it writes: set if absent, an increment whose
+/// sum is the answer.
+pub struct Update {
+    /// The key.
+    pub key: Key,
+    /// What the answer must promise.
+    pub durability: Durability,
+    /// The decision.
+    pub decide: Decide,
+}
+
 /// Part of a scan, ordered by encoded key.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
@@ -134,6 +153,11 @@ pub trait Store: Send + Sync + 'static {
     /// must not block; when it is called with `Ok`, every new
     /// snapshot sees the commit.
     fn commit(&self, commit: Commit, done: Done);
+
+    /// Decides a write of one key where its newest state is: no other write of the key comes
+    /// between what `decide` sees and what it writes. `done` is called as by
+    /// [`Store::commit`]; where nothing was written, once what was seen is as safe as asked.
+    fn update(&self, update: Update, done: Done);
 
     /// Runs `each` over every visible key with this encoded prefix, in order, where the data
     /// is, until it breaks.

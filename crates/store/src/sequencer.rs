@@ -4,21 +4,23 @@
 //! While a group is written and synced, the next one gathers in the queue: group commit.
 //! It knows the engine, the tables and the pins, and nothing of who commits.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use tidemill_lattice::{Dot, HybridClock, Time, Writer};
+use tidemill_lattice::{Dot, HybridClock, Key, Time, Writer};
 
 use crate::checkpoint::Checkpoints;
 use crate::embedded::Inner;
 use crate::fence::{Fence, Void};
+use crate::group::{Entry, Group};
 use crate::record::{self, Header};
 use crate::recovery::Recovered;
 use crate::{
-    Commit, Committed, Done, Durability, Error, MessageId, PROVISIONAL, Snapshot, Stats, disk::Step,
+    Commit, Committed, Done, Durability, Error, MessageId, PROVISIONAL, Snapshot, Stats, Update,
+    disk::Step,
 };
 
 /// The most commits in one group, and about the most bytes.
@@ -39,29 +41,17 @@ pub(crate) struct Queue {
     pub(crate) idle: bool,
 }
 
-/// A commit in the queue. Its snapshot stays pinned until its deltas are applied.
+/// What is asked for, and whom to answer.
 pub(crate) struct Queued {
-    pub(crate) commit: Commit,
+    pub(crate) ask: Ask,
     pub(crate) done: Done,
-    pub(crate) held: Snapshot,
 }
 
-/// A commit on its way into the log.
-struct Entry {
-    time: Time,
-    commit: Commit,
-    done: Done,
-    _held: Snapshot,
-}
-
-/// A group as it gathers.
-#[derive(Default)]
-struct Group {
-    entries: Vec<Entry>,
-    records: Vec<(Time, Writer, Vec<u8>)>,
-    bytes: usize,
-    consumed: BTreeSet<MessageId>,
-    durable: bool,
+pub(crate) enum Ask {
+    /// A commit. Its snapshot stays pinned until its deltas are applied.
+    Commit(Commit, Snapshot),
+    /// A write that is decided here.
+    Update(Update),
 }
 
 /// A record in the log.
@@ -169,30 +159,98 @@ impl Sequencer {
         let now_us = self.inner.clock.now_micros();
         let low_water = self.inner.pins.low_water(now_us);
         let mut group = Group::default();
-        for Queued {
-            commit,
-            done,
-            held: _held,
-        } in batch.drain(..)
-        {
-            match self.admit(commit, now_us, &mut group) {
-                Ok((time, commit)) => group.entries.push(Entry {
-                    time,
-                    commit,
-                    done,
-                    _held,
-                }),
-                Err((error, commit)) => {
-                    drop(commit);
-                    answer(done, Err(error));
+        for Queued { ask, done } in batch.drain(..) {
+            match ask {
+                Ask::Commit(commit, held) => {
+                    self.take(commit, Some(held), done, now_us, &mut group);
                 }
+                Ask::Update(update) => self.decide(update, done, now_us, &mut group),
             }
             if group.entries.len() >= GROUP_COMMITS || group.bytes >= GROUP_BYTES {
                 self.write(std::mem::take(&mut group), now_us, low_water);
             }
         }
-        if !group.entries.is_empty() {
+        if !group.is_empty() {
             self.write(group, now_us, low_water);
+        }
+    }
+
+    /// Takes a commit into the group, or says why not.
+    fn take(
+        &mut self,
+        commit: Commit,
+        held: Option<Snapshot>,
+        done: Done,
+        now_us: u64,
+        group: &mut Group,
+    ) {
+        match self.admit(commit, now_us, group) {
+            Ok((time, commit)) => group.push(Entry {
+                time,
+                commit,
+                done,
+                _held: held,
+            }),
+            Err((error, commit)) => {
+                drop(commit);
+                answer(done, Err(error));
+            }
+        }
+    }
+
+    /// Decides a write by what its key holds after everything before it.
+    fn decide(&mut self, update: Update, done: Done, now_us: u64, group: &mut Group) {
+        let Update {
+            key,
+            durability,
+            decide,
+        } = update;
+        let mut commit = Commit {
+            request: 0,
+            // It sees everything before it.
+            snapshot: self.hybrid.last(),
+            deltas: Vec::new(),
+            durability,
+            messages: Vec::new(),
+            consumes: None,
+        };
+        let here = self
+            .acceptable(&commit, group)
+            .and_then(|()| self.bring(&key));
+        if let Err(error) = here {
+            return answer(done, Err(error));
+        }
+        let before = self.inner.tables.newest(&key);
+        let newest = group.newest(&key, before);
+        let mut sequence = 0;
+        let mut dots = || {
+            let dot = Dot {
+                time: PROVISIONAL,
+                writer: self.writer,
+                sequence,
+            };
+            sequence += 1;
+            dot
+        };
+        let at = Time::from_micros(now_us).max(self.hybrid.last());
+        let decided = catch_unwind(AssertUnwindSafe(|| decide(newest, at, &mut dots)));
+        match decided {
+            Ok(Some(delta)) if !delta.is_bottom() => {
+                commit.deltas.push((key, delta));
+                self.take(commit, None, done, now_us, group);
+            }
+            Ok(_) => {
+                group.durable |= durability == Durability::Durable && !group.entries.is_empty();
+                group.lookers.push(done);
+            }
+            Err(_) => answer(
+                done,
+                Err(Error::Io {
+                    operation: "deciding an update",
+                    directory: self.inner.options.directory.clone(),
+                    cause: "the decision panicked; please report this".to_owned(),
+                }),
+            ),
         }
     }
 
@@ -262,15 +320,26 @@ impl Sequencer {
             return Err(Error::Consumed { message });
         }
         for (key, _) in &commit.deltas {
-            if !inner.tables.has(key) {
-                inner.tables.admit(key, inner.engine.load(key)?);
-            }
+            self.bring(key)?;
+        }
+        Ok(())
+    }
+
+    /// Brings a key to memory.
+    fn bring(&self, key: &Key) -> Result<(), Error> {
+        let inner = &*self.inner;
+        if !inner.tables.has(key) {
+            inner.tables.admit(key, inner.engine.load(key)?);
         }
         Ok(())
     }
 
     /// Writes a group as one batch, then makes it visible and answers.
     fn write(&mut self, mut group: Group, now_us: u64, low_water: Time) {
+        if group.entries.is_empty() {
+            self.publish(group, low_water);
+            return;
+        }
         let durability = if group.durable {
             Durability::Durable
         } else {
@@ -326,7 +395,7 @@ impl Sequencer {
     fn publish(&mut self, group: Group, low_water: Time) {
         let inner = &*self.inner;
         let mut answers = Vec::with_capacity(group.entries.len());
-        let mut last = Time::ZERO;
+        let mut last = inner.pins.stable();
         for Entry {
             time,
             commit,
@@ -358,6 +427,15 @@ impl Sequencer {
         inner.pins.advance(last);
         for (done, committed) in answers {
             answer(done, Ok(committed));
+        }
+        for done in group.lookers {
+            answer(
+                done,
+                Ok(Committed {
+                    time: last,
+                    messages: Vec::new(),
+                }),
+            );
         }
     }
 
@@ -456,8 +534,9 @@ impl Drop for Closer {
 }
 
 fn refuse(group: Group, error: &Error) {
-    for entry in group.entries {
-        answer(entry.done, Err(error.clone()));
+    let waiting = group.entries.into_iter().map(|entry| entry.done);
+    for done in waiting.chain(group.lookers) {
+        answer(done, Err(error.clone()));
     }
 }
 

@@ -116,6 +116,12 @@ impl Tables {
         }
     }
 
+    /// The cell of a key with everything applied, for the sequencer.
+    pub(crate) fn newest(&self, key: &Key) -> Option<Arc<Cell>> {
+        let shard = self.shards[self.shard_of(key)].read();
+        shard.slots.get(key)?.chain.at(Time::MAX)
+    }
+
     pub(crate) fn has(&self, key: &Key) -> bool {
         self.shards[self.shard_of(key)]
             .read()

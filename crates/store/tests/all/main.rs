@@ -9,3 +9,4 @@ mod model;
 mod recovery;
 mod snapshots;
 mod support;
+mod updates;

@@ -1,0 +1,159 @@
+//! Writes that are decided at the owner: nothing comes between looking and writing.
+
+use std::sync::mpsc;
+use std::sync::{Arc, Barrier};
+use std::thread;
+
+use parking_lot::Mutex;
+use tidemill_lattice::{Cell, Op, Value};
+use tidemill_store::{Committed, Durability, Error, Store, Update};
+
+use crate::support::*;
+
+/// Adds one to a counter and answers its new value.
+fn increment(name: &str, answer: Arc<Mutex<Option<i128>>>) -> Update {
+    Update {
+        key: key(name),
+        durability: Durability::Memory,
+        decide: Box::new(move |seen, at, dots| {
+            let delta = Cell::delta(seen, &Op::CounterAdd(1), at, dots).ok()?;
+            let mut after = seen.cloned().unwrap_or_else(Cell::empty);
+            after.merge(&delta);
+            let value = match after.view(tidemill_store::PROVISIONAL) {
+                Some(Value::Counter(counter)) => Some(counter.value()),
+                _ => None,
+            };
+            *answer.lock() = value;
+            Some(delta)
+        }),
+    }
+}
+
+fn update(store: &dyn Store, update: Update) -> Result<Committed, Error> {
+    let (sender, receiver) = mpsc::channel();
+    store.update(
+        update,
+        Box::new(move |outcome| sender.send(outcome).expect("heard")),
+    );
+    receiver.recv().expect("answered")
+}
+
+fn set_if_absent(name: &str, value: &str) -> (Update, Arc<Mutex<bool>>) {
+    let won = Arc::new(Mutex::new(false));
+    let (mine, value) = (Arc::clone(&won), text(value));
+    let decide = Box::new(
+        move |seen: Option<&Cell>, at, dots: &mut dyn FnMut() -> tidemill_lattice::Dot| {
+            if seen.is_some_and(|cell| !cell.is_empty_at(at)) {
+                return None;
+            }
+            *mine.lock() = true;
+            Cell::delta(seen, &Op::RegisterSet(value), at, dots).ok()
+        },
+    );
+    let key = key(name);
+    (
+        Update {
+            key,
+            durability: Durability::Durable,
+            decide,
+        },
+        won,
+    )
+}
+
+#[test]
+fn of_many_who_set_if_absent_one_wins_and_all_see_it() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = Arc::new(open(directory.path()));
+    let barrier = Arc::new(Barrier::new(8));
+    let threads: Vec<_> = (0..8)
+        .map(|n| {
+            let (store, barrier) = (Arc::clone(&store), Arc::clone(&barrier));
+            thread::spawn(move || {
+                barrier.wait();
+                let mut wins = Vec::new();
+                for round in 0..50 {
+                    let (asked, won) = set_if_absent(&format!("k{round}"), &n.to_string());
+                    update(&*store, asked).expect("it is answered");
+                    if *won.lock() {
+                        wins.push((round, n.to_string()));
+                    }
+                    assert!(get(&*store, &format!("k{round}")).is_some());
+                }
+                wins
+            })
+        })
+        .collect();
+    let mut wins: Vec<(u32, String)> = threads
+        .into_iter()
+        .flat_map(|thread| thread.join().expect("it ends"))
+        .collect();
+    wins.sort();
+    assert_eq!(wins.len(), 50, "one winner a key");
+    for (round, winner) in wins {
+        assert_eq!(get(&*store, &format!("k{round}")), Some(winner));
+    }
+}
+
+#[test]
+fn increments_answer_each_value_once_among_plain_commits() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = Arc::new(open(directory.path()));
+    let threads: Vec<_> = (0..4)
+        .map(|n| {
+            let store = Arc::clone(&store);
+            thread::spawn(move || {
+                let mut seen = Vec::new();
+                for round in 0..200 {
+                    if n == 0 && round % 4 == 0 {
+                        write(&*store, &[add("other", 1), add("n", 1000)]);
+                    }
+                    let answer = Arc::new(Mutex::new(None));
+                    update(&*store, increment("n", Arc::clone(&answer))).expect("it is written");
+                    seen.extend(answer.lock().take());
+                }
+                seen
+            })
+        })
+        .collect();
+    let mut seen: Vec<i128> = threads
+        .into_iter()
+        .flat_map(|thread| thread.join().expect("it ends"))
+        .collect();
+    assert!(seen.len() == 800);
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen.len(), 800, "no answer was given twice");
+    assert_eq!(get(&*store, "n"), Some((800 + 50 * 1000).to_string()));
+    drop(store);
+    let store = open(directory.path());
+    assert_eq!(
+        get(&store, "n"),
+        Some((800 + 50 * 1000).to_string()),
+        "and it is in the log"
+    );
+}
+
+#[test]
+fn whoever_decides_not_to_write_is_answered_and_nothing_is_logged() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = open(directory.path());
+    let before = store.stats().commits;
+    let nothing = || Update {
+        key: key("a"),
+        durability: Durability::Durable,
+        decide: Box::new(|seen, _, _| {
+            assert!(seen.is_none());
+            None
+        }),
+    };
+    update(&store, nothing()).expect("it is answered");
+    assert_eq!(store.stats().commits, before);
+    let panics = Update {
+        decide: Box::new(|_, _, _| panic!("a bad decision")),
+        ..nothing()
+    };
+    assert!(matches!(update(&store, panics), Err(Error::Io { .. })));
+    write(&store, &[set("a", "1")]);
+    assert_eq!(get(&store, "a").as_deref(), Some("1"));
+}
