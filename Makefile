@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run build test fmt deep audit bench clean
+.PHONY: help run build test fmt deep audit bench load clean
 
 export PYTHON ?= python3
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
@@ -27,8 +27,8 @@ test: ## everything that CI checks
 fmt: ## format all Rust and Python files
 	@$(PYTHON) scripts/bootstrap.py test
 	cargo fmt --all
-	$(VENV)/ruff check --fix --config sdk/python/pyproject.toml sdk/python examples scripts
-	$(VENV)/ruff format --config sdk/python/pyproject.toml sdk/python examples scripts
+	$(VENV)/ruff check --fix --config sdk/python/pyproject.toml sdk/python examples scripts bench
+	$(VENV)/ruff format --config sdk/python/pyproject.toml sdk/python examples scripts bench
 
 deep: ## what takes long: many kills, long property tests, licences and sources of dependencies
 	@scripts/ci.sh deep
@@ -36,10 +36,17 @@ deep: ## what takes long: many kills, long property tests, licences and sources 
 audit: ## known weaknesses in dependencies (takes its database from the network)
 	cargo deny --all-features check
 
-bench: build ## throughput and latency of the reviews example by number of clients
+bench: build ## every claim of speed, measured beside a peer or the raw limit in the same run
+	@$(PYTHON) scripts/bootstrap.py run bench
+	cargo build --release --locked --package tidemill-bench-echo
+	@for program in calls compose state start; do \
+		$(VENV)/python bench/$$program.py --json .cache/bench/$$program.json; \
+	done
+
+load: build ## throughput and latency of the reviews example by number of clients
 	@for clients in 1 8 32; do \
 		echo "== $$clients clients"; \
-		PATH="$(VENV):$$PATH" $(REVIEWS) --data .cache/bench --limit 2000 --clients $$clients --brief; \
+		PATH="$(VENV):$$PATH" $(REVIEWS) --data .cache/load --limit 2000 --clients $$clients --brief; \
 	done
 
 clean: ## remove what builds and runs have made here

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Makes the Python environment of this checkout: `.venv` at its root.
 
-    python3 scripts/bootstrap.py run|test ...
+    python3 scripts/bootstrap.py run|test|bench ...
 
 `run` has what running Tidemill takes: the SDK from this checkout. `test` has what testing it
-takes on top. Needs Python 3.11 or later, no root and nothing else: where the system comes
-without ensurepip (Debian without python3-venv), pip's own wheel is taken from the package
-index. A second run that has nothing to do takes no time. Says what it does on stderr.
+takes on top, `bench` what Tidemill is measured beside. Needs Python 3.11 or later, no root and
+nothing else: where the system comes without ensurepip (Debian without python3-venv), pip's own
+wheel is taken from the package index. A second run that has nothing to do takes no time. Says
+what it does on stderr.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ SDK = ROOT / "sdk" / "python"
 
 # Pinned, so that a new release of a checker changes nothing here before we do.
 RUN = ["cloudpickle==3.1.2"]
-TEST = [*RUN, "mypy==2.4.1", "numpy==2.4.6", "pytest==9.2.0", "ruff==0.17.6"]
-SETS = {"run": RUN, "test": TEST}
+TEST = [*RUN, "mypy==2.4.1", "numpy==2.4.6", "pytest==9.2.0", "redis==8.1.0", "ruff==0.17.6"]
+BENCH = [*RUN, "dask[distributed]==2026.8.0", "numpy==2.4.6", "ray==2.60.0"]
+SETS = {"run": RUN, "test": TEST, "bench": BENCH}
 PIP_FLAGS = ["--disable-pip-version-check", "--quiet", "--no-input"]
 
 

@@ -114,14 +114,15 @@ doc_tests() {
 
 # The SDK's own settings hold for every Python file here.
 sdk_lint() {
-  ruff check --config sdk/python/pyproject.toml sdk/python examples scripts
-  ruff format --check --config sdk/python/pyproject.toml sdk/python examples scripts
+  ruff check --config sdk/python/pyproject.toml sdk/python examples scripts bench
+  ruff format --check --config sdk/python/pyproject.toml sdk/python examples scripts bench
 }
 
 sdk_types() {
   (cd sdk/python && mypy)
   (cd scripts && mypy --strict --python-version 3.11 ./*.py)
   (cd examples/reviews && mypy --strict --python-version 3.11 ./*.py)
+  (cd bench && mypy --strict --python-version 3.11 ./*.py)
 }
 
 sdk_tests() {
@@ -134,7 +135,7 @@ sdk_node() {
 }
 
 example_tests() {
-  python -m pytest -q examples scripts
+  python -m pytest -q examples scripts bench
 }
 
 policy() {

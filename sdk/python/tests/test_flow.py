@@ -116,3 +116,15 @@ def test_flows_in_local_mode():
         assert flow.remote(1) == [20, -2]
         assert flow.spawn(2).get() == [30, -3]
         assert list(flow.map([1, 2])) == [[20, -2], [30, -3]]
+
+
+def test_the_name_of_an_unregistered_flow_is_of_its_content_and_made_once(monkeypatch):
+    from tidemill import _flow
+
+    made = []
+    sha256 = _flow.hashlib.sha256
+    monkeypatch.setattr(_flow.hashlib, "sha256", lambda text: made.append(text) or sha256(text))
+    flow, same, other = f >> g, f >> g, g >> f
+    assert flow.adhoc_name() == flow.adhoc_name()
+    assert len(made) == 1
+    assert same.adhoc_name() == flow.adhoc_name() != other.adhoc_name()

@@ -82,6 +82,7 @@ class Flow(Callable_[..., Any]):
         self._root = root
         self.name = name
         self._cache: tuple[dict[str, Any], list[Function[Any, Any, Any]]] | None = None
+        self._adhoc_name: str | None = None
         self.app_name = _first(root).app_name
         self._init_forms()
 
@@ -94,8 +95,10 @@ class Flow(Callable_[..., Any]):
 
     def adhoc_name(self) -> str:
         """The name under which an unregistered flow is known to a node: a hash of it."""
-        text = json.dumps(self.compile(), sort_keys=True, separators=(",", ":"))
-        return "adhoc-" + hashlib.sha256(text.encode()).hexdigest()[:16]
+        if self._adhoc_name is None:  # every call asks for it
+            text = json.dumps(self.compile(), sort_keys=True, separators=(",", ":"))
+            self._adhoc_name = "adhoc-" + hashlib.sha256(text.encode()).hexdigest()[:16]
+        return self._adhoc_name
 
     def functions(self) -> list[Function[Any, Any, Any]]:
         """The function of each step, by the step's id."""

@@ -122,7 +122,7 @@ class WorkerStep(Step):
             return place[0][place[1]]
         link = self.info.link
         header, payloads = self._state_frame([get])
-        reply = link.wait(link.ask(STATE, header, payloads))
+        reply = link.wait(link.ask(STATE, header, payloads), soon=True)
         return self._keep(get, self._answers(reply)[0])
 
     async def read_aio(self, get: dict[str, Any]) -> Any:
@@ -181,7 +181,7 @@ class WorkerStep(Step):
                 raise ValueError(f"{ref!r}: a function reads the state of its own app only")
         header, payloads = self._state_frame([{"k": ref.key, "t": "register"} for ref in refs])
         link = self.info.link
-        answers = self._answers(link.wait(link.ask(STATE, header, payloads)))
+        answers = self._answers(link.wait(link.ask(STATE, header, payloads), soon=True))
         values = {}
         for ref, view in zip(refs, answers, strict=True):
             if view is not None and view.type != "register":

@@ -1,0 +1,121 @@
+//! `bench-load ADDRESS REQUEST_FILE WARM COUNT`: sends one HTTP/1.1 request, given as
+//! raw bytes, again and again on one kept-alive connection, each after the answer to
+//! the one before. Prints one line of JSON with the percentiles of COUNT latencies in
+//! nanoseconds, after WARM calls that do not count. A blocking socket and next to no
+//! parsing: what it measures is the server. It must not know which one that is.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench-load: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> io::Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [address, file, warm, count] = words.as_slice() else {
+        return Err(io::Error::other(
+            "usage: bench-load ADDRESS REQUEST_FILE WARM COUNT",
+        ));
+    };
+    let request = std::fs::read(file)?;
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    let mut connection = Connection {
+        stream,
+        buffer: vec![0; 1 << 20],
+    };
+    for _ in 0..warm.parse::<usize>().map_err(io::Error::other)? {
+        connection.call(&request)?;
+    }
+    let count = count.parse::<usize>().map_err(io::Error::other)?.max(1);
+    let mut latencies_ns = Vec::with_capacity(count);
+    for _ in 0..count {
+        let begun = now();
+        connection.call(&request)?;
+        latencies_ns.push(begun.elapsed().as_nanos());
+    }
+    latencies_ns.sort_unstable();
+    let at = |percent: usize| latencies_ns[(count - 1) * percent / 100];
+    println!(
+        r#"{{"count":{count},"p50_ns":{},"p90_ns":{},"p99_ns":{}}}"#,
+        at(50),
+        at(90),
+        at(99)
+    );
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "a load client measures time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    /// One call. Anything but status 200 is an error, and so is an answer without a
+    /// length or longer than the buffer.
+    fn call(&mut self, request: &[u8]) -> io::Result<()> {
+        self.stream.write_all(request)?;
+        let mut have = 0;
+        let mut need = usize::MAX;
+        while have < need {
+            let free = self.buffer.get_mut(have..).unwrap_or_default();
+            let count = self.stream.read(free)?;
+            if count == 0 {
+                return Err(io::Error::other("the answer was cut short"));
+            }
+            have += count;
+            let received = self.buffer.get(..have).unwrap_or_default();
+            if need == usize::MAX
+                && let Some(end) = received.windows(4).position(|four| four == b"\r\n\r\n")
+            {
+                need = end + 4 + body_length(received.get(..end).unwrap_or_default())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The length of the body that follows this head.
+fn body_length(head: &[u8]) -> io::Result<usize> {
+    let text = String::from_utf8_lossy(head);
+    let mut lines = text.split("\r\n");
+    let status = lines.next().unwrap_or_default();
+    if status.split(' ').nth(1) != Some("200") {
+        return Err(io::Error::other(format!("the server answered {status:?}")));
+    }
+    lines
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        .and_then(|(_, value)| value.trim().parse().ok())
+        .ok_or_else(|| io::Error::other("the answer has no content-length"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::body_length;
+
+    #[test]
+    fn an_answer_s_length_is_read_and_a_failure_is_one() {
+        let good = b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\nDate: x";
+        assert_eq!(body_length(good).expect("a good head"), 12);
+        assert!(body_length(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 1").is_err());
+        assert!(body_length(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked").is_err());
+    }
+}

@@ -1,0 +1,233 @@
+//! One connection: commands in, answers out, in order.
+//!
+//! Writes are handed to the store without waiting for one another, so a pipeline shares commits.
+//! A read waits for the connection's earlier writes and so sees them. Nothing is read from a
+//! client that does not take its answers: no command runs while more than the allowed bytes wait.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use crate::command::{self, Command, Run};
+use crate::door::{Waiting, Write, count};
+use crate::fault::{Fault, Outcome};
+use crate::session::Session;
+use crate::{Limits, Parser, Protocol, Reply};
+
+/// Answers of one connection that may wait for their commits.
+const PENDING_MAX: usize = 1024;
+/// Commands run before others on this thread get their turn.
+const COMMANDS_A_TURN: usize = 128;
+/// Room made for one read from the socket.
+const READ_BYTES: usize = 16 * 1024;
+const READ_BYTES_MAX: usize = 1024 * 1024;
+
+/// An answer in its place.
+enum Pending {
+    Ready(Reply),
+    Waiting(Waiting),
+}
+
+pub(crate) struct Connection {
+    session: Session,
+    stream: TcpStream,
+    parser: Parser,
+    input: BytesMut,
+    output: BytesMut,
+    pending: VecDeque<(Protocol, Pending)>,
+}
+
+impl Connection {
+    pub(crate) fn new(session: Session, stream: TcpStream) -> Self {
+        let limits = limits(&session);
+        Self {
+            session,
+            stream,
+            parser: Parser::new(limits),
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            pending: VecDeque::new(),
+        }
+    }
+
+    /// Serves until the client goes, asks to, breaks the protocol, or the node stops.
+    pub(crate) async fn run(mut self, mut stopping: watch::Receiver<bool>) -> io::Result<()> {
+        loop {
+            self.commands().await?;
+            self.settle().await?;
+            self.flush().await?;
+            if self.session.is_closing {
+                return self.stream.shutdown().await;
+            }
+            // What is half there may be large: grow as fast as it comes, not as it says.
+            let room = self.input.len().clamp(READ_BYTES, READ_BYTES_MAX);
+            self.input.reserve(room);
+            let read = tokio::select! {
+                read = self.stream.read_buf(&mut self.input) => read?,
+                _ = stopping.wait_for(|stopping| *stopping) => return Ok(()),
+            };
+            if read == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Runs the commands that have come.
+    async fn commands(&mut self) -> io::Result<()> {
+        let mut turn = 0;
+        while !self.session.is_closing {
+            match self.parser.next(&mut self.input) {
+                Ok(Some(arguments)) => self.execute(arguments).await?,
+                Ok(None) => break,
+                Err(error) => {
+                    self.answer(Reply::Error(error.to_string()));
+                    self.session.is_closing = true;
+                }
+            }
+            if self.pending.len() >= PENDING_MAX {
+                self.settle().await?;
+            }
+            self.flush_surplus().await?;
+            turn += 1;
+            if turn % COMMANDS_A_TURN == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn execute(&mut self, arguments: Vec<Bytes>) -> io::Result<()> {
+        count(&self.session.door.counts.commands);
+        let command = match command::find(&arguments) {
+            Ok(command) => command,
+            Err(command::Unknown::Hostile) => {
+                // A browser that was made to speak to this port sends HTTP.
+                tracing::warn!("an HTTP request came to the Redis door; the connection is closed");
+                self.session.is_closing = true;
+                return Ok(());
+            }
+            Err(command::Unknown::Name(text)) => {
+                self.answer(Reply::Error(text));
+                return Ok(());
+            }
+        };
+        if !self.session.is_authenticated && !command.is_open() {
+            self.answer(Reply::Error("NOAUTH Authentication required.".to_owned()));
+            return Ok(());
+        }
+        self.session.note(command.name);
+        match self.start(command, arguments).await? {
+            Ok(pending) => match pending {
+                Pending::Ready(reply) => self.answer(reply),
+                waiting => self.pending.push_back((self.session.protocol, waiting)),
+            },
+            Err(fault) => self.answer(fault.into()),
+        }
+        Ok(())
+    }
+
+    /// Starts a command.
+    async fn start(
+        &mut self,
+        command: &'static Command,
+        arguments: Vec<Bytes>,
+    ) -> io::Result<Result<Pending, Fault>> {
+        let door = Arc::clone(&self.session.door);
+        Ok(match command.run {
+            Run::Local(run) => {
+                let outcome = run(&mut self.session, &arguments);
+                let limits = limits(&self.session);
+                self.parser.set_limits(limits);
+                outcome.map(Pending::Ready)
+            }
+            Run::Read(run) => {
+                self.settle().await?;
+                run(&door.reader(), &arguments).map(Pending::Ready)
+            }
+            Run::Scan(run) => {
+                self.settle().await?;
+                let scan = move || run(&door.reader(), &arguments);
+                let outcome = tokio::task::spawn_blocking(scan).await;
+                outcome.unwrap_or_else(|_| lost()).map(Pending::Ready)
+            }
+            Run::Write(run) => match run(&door, &arguments) {
+                Err(fault) => Err(fault),
+                Ok(Write::One { key, decide }) => Ok(Pending::Waiting(door.update(key, decide))),
+                Ok(Write::Many(prepare)) => {
+                    self.settle().await?;
+                    let reader = door.reader();
+                    prepare(&reader)
+                        .map(|batch| Pending::Waiting(door.commit(&reader.snapshot, batch)))
+                }
+            },
+            Run::Absent(why) => Err(Fault::Other(format!(
+                "{} is not there: {why}",
+                command.name.to_uppercase()
+            ))),
+        })
+    }
+
+    /// Puts an answer in its place.
+    fn answer(&mut self, reply: Reply) {
+        let protocol = self.session.protocol;
+        if self.pending.is_empty() {
+            reply.encode(protocol, &mut self.output);
+        } else {
+            self.pending.push_back((protocol, Pending::Ready(reply)));
+        }
+    }
+
+    /// Waits for every answer that is still to come.
+    async fn settle(&mut self) -> io::Result<()> {
+        while let Some((protocol, pending)) = self.pending.pop_front() {
+            let reply = match pending {
+                Pending::Ready(reply) => reply,
+                Pending::Waiting(waiting) => match waiting.await {
+                    Ok(reply) => reply,
+                    Err(_) => lost().unwrap_or_else(Reply::from),
+                },
+            };
+            reply.encode(protocol, &mut self.output);
+            self.flush_surplus().await?;
+        }
+        Ok(())
+    }
+
+    async fn flush_surplus(&mut self) -> io::Result<()> {
+        if self.output.len() > self.session.door.options.output_bytes_max {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        if !self.output.is_empty() {
+            self.stream.write_all(&self.output).await?;
+            self.output.clear();
+            // One large answer must not hold its room for the connection's life.
+            if self.output.capacity() > 2 * self.session.door.options.output_bytes_max {
+                self.output = BytesMut::new();
+            }
+        }
+        Ok(())
+    }
+}
+
+fn limits(session: &Session) -> Limits {
+    if session.is_authenticated {
+        session.door.options.limits
+    } else {
+        Limits::unauthenticated()
+    }
+}
+
+fn lost() -> Outcome {
+    Err(Fault::other(
+        "the answer was lost; read what the command would have changed, then send it again",
+    ))
+}

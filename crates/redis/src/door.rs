@@ -1,0 +1,296 @@
+//! What all connections share: the store, the settings, cursors and counts; and the two ways in,
+//! a read at one snapshot and a write decided at its owner.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use subtle::ConstantTimeEq;
+use tidemill_lattice::{Cell, Clock, Entropy, Key, Time, Value};
+use tidemill_store::{Commit, Committed, Durability, Snapshot, Store, Update};
+use tokio::sync::oneshot;
+
+use crate::cursors::Cursors;
+use crate::draft::Draft;
+use crate::fault::Fault;
+use crate::session::Client;
+use crate::values;
+use crate::{Limits, Reply, streams};
+
+/// What a door needs from its node.
+pub struct Parts {
+    /// Where keys are.
+    pub store: Arc<dyn Store>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness, for the identities of commits.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// How a door serves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The tenant of the app below.
+    pub tenant: String,
+    /// The app whose keys are shown.
+    pub app: String,
+    /// What an answer to a write promises.
+    pub durability: Durability,
+    /// What clients must say with `AUTH`; nothing is asked for without it.
+    pub password: Option<String>,
+    /// What one command may take.
+    pub limits: Limits,
+    /// Commands of a connection wait while more bytes than this have not been taken by the client.
+    pub output_bytes_max: usize,
+    /// Connections at a time.
+    pub connections_max: usize,
+    /// The node's version, for `INFO` and `HELLO`.
+    pub version: &'static str,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            tenant: "default".to_owned(),
+            app: "redis".to_owned(),
+            durability: Durability::Durable,
+            password: None,
+            limits: Limits::default(),
+            output_bytes_max: 1024 * 1024,
+            connections_max: 10_000,
+            version: env!("CARGO_PKG_VERSION"),
+        }
+    }
+}
+
+/// Counts since the door was opened.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) connections: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) commands: AtomicU64,
+    pub(crate) hits: AtomicU64,
+    pub(crate) misses: AtomicU64,
+}
+
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// State shown as Redis. Shared by all connections.
+pub struct Door {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) options: Options,
+    pub(crate) started_us: u64,
+    pub(crate) cursors: Mutex<Cursors>,
+    pub(crate) clients: Mutex<BTreeMap<u64, Arc<Client>>>,
+    pub(crate) counts: Counts,
+    /// The high half of the identities of commits, and the next low half.
+    commits: (u64, AtomicU64),
+}
+
+/// How a write answers, once it is decided.
+pub(crate) enum Answer {
+    Reply(Reply),
+    /// The id of a stream's new entry, whose time is the commit's.
+    Entry {
+        sequence: u32,
+    },
+}
+
+impl From<Reply> for Answer {
+    fn from(reply: Reply) -> Answer {
+        Answer::Reply(reply)
+    }
+}
+
+/// Decides a write of one key.
+pub(crate) type Decide = Box<dyn FnOnce(&mut Draft<'_>) -> Result<Answer, Fault> + Send>;
+
+/// Makes the deltas of a write of several keys from one snapshot.
+pub(crate) type Prepare = Box<dyn FnOnce(&Reader<'_>) -> Result<Batch, Fault> + Send>;
+
+/// A write, checked as far as that takes no state.
+pub(crate) enum Write {
+    /// Of one key, decided where its newest state is.
+    One { key: Key, decide: Decide },
+    /// Of several, as one commit.
+    Many(Prepare),
+}
+
+impl Write {
+    /// A write of one key.
+    pub(crate) fn one(
+        key: Key,
+        decide: impl FnOnce(&mut Draft<'_>) -> Result<Answer, Fault> + Send + 'static,
+    ) -> Result<Write, Fault> {
+        Ok(Write::One {
+            key,
+            decide: Box::new(decide),
+        })
+    }
+}
+
+/// Deltas with provisional dots, each key once, and the answer.
+pub(crate) struct Batch {
+    pub(crate) deltas: Vec<(Key, Cell)>,
+    pub(crate) reply: Reply,
+}
+
+/// An answer that is still to come.
+pub(crate) type Waiting = oneshot::Receiver<Reply>;
+
+impl Door {
+    /// A door to a store.
+    #[must_use]
+    pub fn new(options: Options, parts: Parts) -> Arc<Door> {
+        let mut high = [0; 8];
+        parts.entropy.fill(&mut high);
+        Arc::new(Door {
+            started_us: parts.clock.now_micros(),
+            store: parts.store,
+            clock: parts.clock,
+            options,
+            cursors: Mutex::default(),
+            clients: Mutex::default(),
+            counts: Counts::default(),
+            commits: (u64::from_be_bytes(high), AtomicU64::new(0)),
+        })
+    }
+
+    /// The key that a client means.
+    pub(crate) fn key(&self, name: &Bytes) -> Result<Key, Fault> {
+        Ok(Key::new(&self.options.tenant, &self.options.app, name)?)
+    }
+
+    /// The encoded prefix of the keys that a client can see and that begin so.
+    pub(crate) fn prefix(&self, name_prefix: &[u8]) -> Vec<u8> {
+        Key::prefix(&self.options.tenant, &self.options.app, name_prefix)
+    }
+
+    /// Whether a password opens the door.
+    pub(crate) fn opens(&self, password: &[u8]) -> bool {
+        match &self.options.password {
+            // The length is no secret; the bytes are compared in constant time.
+            Some(right) => bool::from(password.ct_eq(right.as_bytes())),
+            None => true,
+        }
+    }
+
+    /// Everything committed by now, to read.
+    pub(crate) fn reader(&self) -> Reader<'_> {
+        let snapshot = self.store.snapshot();
+        // A snapshot may be a moment old where nobody writes; keys expire by the clock.
+        let at = snapshot
+            .time()
+            .max(Time::from_micros(self.clock.now_micros()));
+        Reader {
+            door: self,
+            snapshot,
+            at,
+        }
+    }
+
+    /// Hands a write of one key to its owner.
+    pub(crate) fn update(&self, key: Key, decide: Decide) -> Waiting {
+        let (sender, receiver) = oneshot::channel();
+        let decided = Arc::new(Mutex::new(None));
+        let slot = Arc::clone(&decided);
+        let decide = move |seen: Option<&Cell>, at: Time, dots: &mut dyn FnMut() -> _| {
+            let mut draft = Draft::new(seen, at, dots);
+            let outcome = decide(&mut draft);
+            let delta = outcome.is_ok().then(|| draft.finish()).flatten();
+            *slot.lock() = Some(outcome);
+            delta
+        };
+        let done = move |committed: Result<Committed, tidemill_store::Error>| {
+            let outcome = decided.lock().take();
+            // A connection that has gone needs no answer.
+            drop(sender.send(reply(committed, outcome)));
+        };
+        let update = Update {
+            key,
+            durability: self.options.durability,
+            decide: Box::new(decide),
+        };
+        self.store.update(update, Box::new(done));
+        receiver
+    }
+
+    /// Commits a write of several keys.
+    pub(crate) fn commit(&self, snapshot: &Snapshot, batch: Batch) -> Waiting {
+        let (sender, receiver) = oneshot::channel();
+        let (high, low) = &self.commits;
+        let low = low.fetch_add(1, Ordering::Relaxed);
+        let commit = Commit {
+            request: u128::from(*high) << 64 | u128::from(low),
+            snapshot: snapshot.time(),
+            deltas: batch.deltas,
+            durability: self.options.durability,
+            messages: Vec::new(),
+            consumes: None,
+        };
+        let answer = Answer::Reply(batch.reply);
+        self.store.commit(
+            commit,
+            Box::new(move |committed| {
+                drop(sender.send(reply(committed, Some(Ok(answer)))));
+            }),
+        );
+        receiver
+    }
+}
+
+fn reply(
+    committed: Result<Committed, tidemill_store::Error>,
+    outcome: Option<Result<Answer, Fault>>,
+) -> Reply {
+    match (committed, outcome) {
+        (Err(error), _) => Fault::from(error).into(),
+        (Ok(_), Some(Ok(Answer::Reply(reply)))) => reply,
+        (Ok(committed), Some(Ok(Answer::Entry { sequence }))) => {
+            Reply::bulk(streams::Id::new(committed.time, sequence).to_string())
+        }
+        (Ok(_), Some(Err(fault))) => fault.into(),
+        (Ok(_), None) => Fault::other("the write was not decided; please report this").into(),
+    }
+}
+
+/// Reads at one snapshot.
+pub(crate) struct Reader<'a> {
+    pub(crate) door: &'a Door,
+    pub(crate) snapshot: Snapshot,
+    at: Time,
+}
+
+impl Reader<'_> {
+    /// The time that expiry is judged by.
+    pub(crate) fn at(&self) -> Time {
+        self.at
+    }
+
+    /// A key's cell, tombstones included.
+    pub(crate) fn cell(&self, key: &Key) -> Result<Option<Arc<Cell>>, Fault> {
+        Ok(self.door.store.read_at(key, &self.snapshot)?)
+    }
+
+    /// Shows `look` what a key holds, and counts whether it holds anything.
+    pub(crate) fn look<T>(
+        &self,
+        name: &Bytes,
+        look: impl FnOnce(Option<&Value>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let cell = self.cell(&self.door.key(name)?)?;
+        let value = values::held(cell.as_deref(), self.at);
+        let counts = &self.door.counts;
+        count(if value.is_some() {
+            &counts.hits
+        } else {
+            &counts.misses
+        });
+        look(value)
+    }
+}

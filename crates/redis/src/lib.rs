@@ -1,0 +1,33 @@
+//! The Redis door: state by the protocol of Redis.
+//!
+//! RESP2 and RESP3 with Redis's own limits, one table of commands, and what each command means
+//! over values that merge. A write that has to be decided (`SET NX`, `INCR`) is decided by the
+//! store's sequencer, where the key's newest state is, so of two that race exactly one wins.
+//!
+//! This crate knows the lattice and the store. It must not know HTTP, functions, apps' code or
+//! the runtime: a key of the door is a key of the app named in [`Options`], and nothing more.
+
+mod command;
+mod connection;
+mod cursors;
+mod door;
+mod draft;
+mod fault;
+mod glob;
+mod hashes;
+mod keys;
+mod number;
+mod parser;
+mod reply;
+mod serve;
+mod server;
+mod session;
+mod sets;
+mod streams;
+mod strings;
+mod values;
+
+pub use door::{Door, Options, Parts};
+pub use parser::{Limits, Parser, ProtocolError};
+pub use reply::{Protocol, Reply};
+pub use serve::serve;

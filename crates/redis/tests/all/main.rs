@@ -1,0 +1,7 @@
+//! The Redis door over real sockets, on a store in a directory of its own.
+
+mod commands;
+mod connections;
+mod parsing;
+mod races;
+mod support;
