@@ -148,6 +148,36 @@ pub(crate) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|error| json_problem("the body", &error))
 }
 
+/// The deepest JSON that is taken. It is passed on as text, and whoever reads it recurses.
+const DEPTH_MAX: usize = 128;
+
+/// Checks that a JSON text is not nested too deeply for its readers. What is not JSON
+/// is for the parser to say.
+///
+/// # Errors
+/// `bad-request`, with the place.
+pub(crate) fn check_depth(text: &[u8]) -> Result<(), Problem> {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for (at, byte) in text.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEPTH_MAX {
+            let detail = format!(
+                "the body is JSON nested more than {DEPTH_MAX} deep, from byte {at} on; send it as text"
+            );
+            return Err(Problem::new(Code::BadRequest, detail));
+        }
+    }
+    Ok(())
+}
+
 /// What is wrong with a piece of JSON. serde_json's messages end with line and
 /// column where there is one.
 pub(crate) fn json_problem(what: &str, error: &serde_json::Error) -> Problem {
@@ -194,6 +224,23 @@ mod tests {
         let address = whole.as_ptr();
         let read = read(Body::from(whole), 1000).await.unwrap_or_default();
         assert_eq!(read.as_ptr(), address);
+    }
+
+    #[test]
+    fn nesting_is_bounded_outside_of_strings() {
+        let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+        for fits in [
+            nested(DEPTH_MAX),
+            "[{}]".repeat(1000),
+            format!("\"{}\"", nested(1000)),
+            format!("[\"\\\"{}\"]", nested(1000)),
+        ] {
+            assert!(check_depth(fits.as_bytes()).is_ok(), "{fits}");
+        }
+        for deep in [nested(DEPTH_MAX + 1), "{\"a\\\"\":".repeat(200)] {
+            let problem = check_depth(deep.as_bytes()).expect_err("too deep");
+            assert_eq!(problem.code, Code::BadRequest);
+        }
     }
 
     #[test]

@@ -138,6 +138,7 @@ fn check_arguments(body: &[u8]) -> Result<(), Problem> {
         let detail = format!("the body is not UTF-8 from byte {} on", error.valid_up_to());
         Problem::new(Code::BadRequest, detail)
     })?;
+    body::check_depth(body)?;
     serde_json::from_str::<Arguments>(text)
         .map(|Arguments| ())
         .map_err(|error| body::json_problem("the body", &error))

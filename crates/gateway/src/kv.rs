@@ -131,6 +131,7 @@ fn check_json(body: &[u8]) -> Result<(), Problem> {
             "the body is JSON, but not UTF-8",
         ));
     }
+    body::check_depth(body)?;
     body::json::<IgnoredAny>(body).map(|_| ())
 }
 

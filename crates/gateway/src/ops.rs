@@ -74,6 +74,7 @@ fn is_array(body: &[u8]) -> bool {
 }
 
 fn parse<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, Problem> {
+    body::check_depth(body)?;
     serde_json::from_slice(body).map_err(|error| body::json_problem("the body", &error))
 }
 

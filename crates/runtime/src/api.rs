@@ -224,3 +224,37 @@ pub(crate) fn bytes_as_json(payload: &Payload) -> serde_json::Value {
         "base64": base64::engine::general_purpose::STANDARD.encode(&payload.body),
     })
 }
+
+/// Whether a reader would take this JSON for what [`bytes_as_json`] writes. Such a value goes
+/// in that form itself.
+pub(crate) fn looks_like_bytes(json: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only the shape counts")]
+    struct Encoded {
+        content_type: String,
+        base64: String,
+    }
+    serde_json::from_slice::<Encoded>(json).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_in_the_form_of_bytes_is_told() {
+        let payload = Payload::bytes(vec![1]);
+        let text = bytes_as_json(&payload).to_string();
+        assert!(looks_like_bytes(text.as_bytes()));
+        for other in [
+            r#"{"content_type":"x"}"#,
+            r#"{"content_type":"x","base64":1}"#,
+            r#"{"content_type":"x","base64":"","more":1}"#,
+            "[]",
+            "{",
+        ] {
+            assert!(!looks_like_bytes(other.as_bytes()), "{other}");
+        }
+    }
+}

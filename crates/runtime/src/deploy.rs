@@ -58,6 +58,11 @@ impl Runtime {
     /// `bad-manifest`, `bad-flow`, `python-mismatch`, `environment-failed`,
     /// `load-failed`, `storage-full`, `storage-failed`.
     pub async fn deploy(&self, app: &str, archive: Archive) -> Result<Deployed, Problem> {
+        let (runtime, app) = (self.clone(), app.to_owned());
+        whole(async move { runtime.deploy_app(&app, archive).await }).await
+    }
+
+    async fn deploy_app(&self, app: &str, archive: Archive) -> Result<Deployed, Problem> {
         if self.inner.stopping.load(Ordering::Acquire) {
             return Err(Problem::new(Code::ShuttingDown, "the node is stopping"));
         }
@@ -139,13 +144,8 @@ impl Runtime {
             }
             python_version = own;
         }
-        let root = inner
-            .options
-            .directory
-            .join("apps")
-            .join(&manifest.app)
-            .join(&hash);
-        let (archive, place) = (archive.clone(), root.clone());
+        let bundle = inner.bundles.hold(&manifest.app, &hash);
+        let (archive, place) = (archive.clone(), bundle.path().to_owned());
         tokio::task::spawn_blocking(move || app::unpack(&archive, &place))
             .await
             .map_err(|error| Problem::new(Code::Internal, error.to_string()))??;
@@ -154,7 +154,7 @@ impl Runtime {
             manifest,
             hash,
             deployed_ms,
-            root,
+            bundle,
             python_version,
             environments: &inner.environments,
             shop: &inner.shop,
@@ -231,6 +231,11 @@ impl Runtime {
     /// # Errors
     /// `unknown-app`, `storage-failed`.
     pub async fn remove(&self, name: &str, delete_state: bool) -> Result<(), Problem> {
+        let (runtime, name) = (self.clone(), name.to_owned());
+        whole(async move { runtime.remove_app(&name, delete_state).await }).await
+    }
+
+    async fn remove_app(&self, name: &str, delete_state: bool) -> Result<(), Problem> {
         let _one = self.inner.deploying.lock().await;
         let version = self.inner.version(name)?;
         let session = Request::begin(0, Arc::clone(&self.inner.store));
@@ -319,6 +324,15 @@ fn retire_when_idle(version: Arc<Version>) {
     });
 }
 
+/// Does all of it even when whoever asked goes away: an app that is recorded must be the
+/// one that serves.
+async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    let done = tokio::spawn(work).await;
+    done.map_err(|error| Problem::new(Code::Internal, error.to_string()))?
+}
+
 fn content_hash(archive: &Bytes) -> String {
     Sha256::digest(archive)[..16]
         .iter()
@@ -330,7 +344,7 @@ fn content_hash(archive: &Bytes) -> String {
 pub(crate) fn summary(version: &Version) -> AppSummary {
     let functions = version.functions.values().map(|function| FunctionSummary {
         spec: function.spec.clone(),
-        calls: function.runs(),
+        calls: function.runs.load(Ordering::Relaxed),
         mean_us: function.mean_us(),
     });
     let flows = version.flows.values().map(|flow| FlowSummary {

@@ -1,9 +1,10 @@
 //! What the runtime's parts share.
 
-use crate::app::{App, Environments, Target, Version};
+use crate::app::{App, Bundles, Environments, Target, Version};
 use crate::gate::Gate;
 use crate::options::Options;
 use crate::requests::Requests;
+use crate::rundir::RunDirectory;
 use crate::shm::SharedValues;
 use crate::worker::Shop;
 use parking_lot::RwLock;
@@ -26,6 +27,7 @@ pub(crate) struct Inner {
     pub(crate) requests: Requests,
     pub(crate) shop: Shop,
     pub(crate) environments: Environments,
+    pub(crate) bundles: Arc<Bundles>,
     /// The interpreter's version, once it was asked.
     pub(crate) python_version: tokio::sync::OnceCell<String>,
     /// One deploy at a time: the last one to begin is the last one to serve.
@@ -35,6 +37,7 @@ pub(crate) struct Inner {
     pub(crate) next_function: AtomicU64,
     pub(crate) stopping: AtomicBool,
     pub(crate) names: Names,
+    pub(crate) run_directories: [RunDirectory; 2],
 }
 
 /// Names of spans that are the same for every request.

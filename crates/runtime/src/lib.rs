@@ -16,6 +16,7 @@ mod options;
 mod protocol;
 mod request;
 mod requests;
+mod rundir;
 mod shm;
 mod state;
 mod worker;
@@ -28,14 +29,15 @@ pub use manifest::{Entry, FlowSpec, FunctionKind, FunctionSpec, Manifest, Runtim
 pub use options::{Limits, Options};
 pub use tidemill_scheduler::AdmissionPolicy;
 
-use app::Environments;
+use app::{Bundles, Environments};
 use gate::Gate;
 use inner::{Inner, Names};
 use parking_lot::RwLock;
 use requests::Requests;
+use rundir::{RunDirectory, sweep};
 use shm::SharedValues;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -111,41 +113,6 @@ fn io_problem(what: &str, path: &Path, error: &std::io::Error) -> Problem {
     )
 }
 
-/// A directory for sockets and shared values, named after this process.
-fn run_directory(base: &Path, entropy: &dyn Entropy) -> PathBuf {
-    let mut bytes = [0; 8];
-    entropy.fill(&mut bytes);
-    base.join(format!(
-        "tidemill-{}-{:016x}",
-        std::process::id(),
-        u64::from_le_bytes(bytes)
-    ))
-}
-
-/// Removes what nodes that are gone have left in `base`.
-fn sweep(base: &Path) {
-    let Ok(entries) = std::fs::read_dir(base) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let Some(rest) = name
-            .to_str()
-            .and_then(|name| name.strip_prefix("tidemill-"))
-        else {
-            continue;
-        };
-        let mut parts = rest.splitn(2, '-');
-        let pid = parts.next().and_then(|pid| pid.parse::<u32>().ok());
-        let ours = parts.next().is_some_and(|tail| tail.len() == 16);
-        if let Some(pid) = pid.filter(|_| ours)
-            && !Path::new(&format!("/proc/{pid}")).exists()
-        {
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
 impl Runtime {
     /// Starts a runtime: apps deployed before serve at once, their workers start
     /// when they are called.
@@ -162,15 +129,15 @@ impl Runtime {
         };
         sweep(shared_base);
         sweep(&temporary);
-        let entropy = &*parts.entropy;
-        let shared = run_directory(shared_base, entropy).join("values");
-        if let Some(parent) = shared.parent() {
-            make_private(parent)?;
-        }
+        let make = |base: &Path| {
+            RunDirectory::make(base, &*parts.entropy)
+                .map_err(|error| io_problem("cannot make a directory in", base, &error))
+        };
+        let run_directories = [make(shared_base)?, make(&temporary)?];
+        let [values, sockets] = run_directories.each_ref().map(RunDirectory::path);
+        let shared = values.join("values");
         let shared = SharedValues::open(shared.clone(), options.limits.shared_bytes)
             .map_err(|error| io_problem("cannot make", &shared, &error))?;
-        let sockets = run_directory(&temporary, entropy);
-        make_private(&sockets)?;
         let path = sockets.join("workers.sock");
         let listener = Listener::bind(path.clone())
             .map_err(|error| io_problem("cannot listen on", &path, &error))?;
@@ -194,6 +161,8 @@ impl Runtime {
                 options.directory.join("environments"),
                 options.python.clone(),
             ),
+            bundles: Bundles::new(options.directory.join("apps")),
+            run_directories,
             options,
             store: parts.store,
             clock: parts.clock,
@@ -215,6 +184,7 @@ impl Runtime {
             _ticking: Arc::new(Ticking(ticking)),
         };
         runtime.restore().await?;
+        runtime.inner.bundles.sweep();
         runtime.resend()?;
         Ok(runtime)
     }
@@ -228,15 +198,13 @@ impl Runtime {
             }
         };
         let _ = tokio::time::timeout(STOP_GRACE, finished).await;
+        self.inner.bundles.keep();
         let apps = std::mem::take(&mut *self.inner.apps.write());
         for app in apps.values() {
             app.current().retire();
         }
-        if let Some(parent) = self.inner.shared.directory().parent() {
-            let _ = std::fs::remove_dir_all(parent);
-        }
-        if let Some(parent) = self.inner.shop.launcher.listener.path().parent() {
-            let _ = std::fs::remove_dir_all(parent);
+        for directory in &self.inner.run_directories {
+            directory.remove();
         }
     }
 
@@ -394,15 +362,6 @@ impl Runtime {
     pub fn durability(&self) -> Durability {
         self.inner.options.durability
     }
-}
-
-fn make_private(directory: &Path) -> Result<(), Problem> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(|error| io_problem("cannot make", directory, &error))
 }
 
 async fn tick(inner: std::sync::Weak<Inner>) {

@@ -42,9 +42,8 @@ impl Drop for Admission {
 impl Runtime {
     /// Makes a call and waits for its answer. Dropping the future cancels it.
     pub async fn call(&self, call: Call) -> Answer {
-        let id = self.inner.fresh_id();
-        let execution = Execution::new(&self.inner, id, &call);
-        let trace = execution.trace;
+        let execution = Execution::new(&self.inner, &call);
+        let (id, trace) = (execution.id, execution.trace);
         let result = match self.inner.admit(execution, call, None) {
             Ok(admission) if admission.target.is_generator() => Ok(admission.stream()),
             Ok(admission) => admission.finish(false).await.map(Output::Value),
@@ -62,8 +61,8 @@ impl Runtime {
     /// # Errors
     /// Why it is not admitted, such as `unknown-function`.
     pub fn submit(&self, call: Call) -> Result<RequestId, Problem> {
-        let id = self.inner.fresh_id();
-        let execution = Execution::new(&self.inner, id, &call);
+        let execution = Execution::new(&self.inner, &call);
+        let id = execution.id;
         let admission = self.inner.admit(execution, call, None)?;
         tokio::spawn(admission.finish(true));
         Ok(id)
@@ -81,12 +80,6 @@ impl Runtime {
 }
 
 impl Inner {
-    fn fresh_id(&self) -> RequestId {
-        let mut bytes = [0; 16];
-        self.entropy.fill(&mut bytes);
-        RequestId(u128::from_le_bytes(bytes))
-    }
-
     fn admit(
         self: &Arc<Self>,
         execution: Arc<Execution>,
@@ -193,7 +186,7 @@ impl Inner {
                 app.current().flowing(&call.function, &flow)?,
             );
         }
-        let execution = Execution::new(self, self.fresh_id(), &call);
+        let execution = Execution::new(self, &call);
         self.admit(execution, call, Some(id))
     }
 }
@@ -321,7 +314,9 @@ impl Admission {
         for item in &outputs {
             list.push(if list.is_empty() { b'[' } else { b',' });
             match item.content_type {
-                ContentType::Json => list.extend_from_slice(&item.body),
+                ContentType::Json if !crate::api::looks_like_bytes(&item.body) => {
+                    list.extend_from_slice(&item.body);
+                }
                 _ => list.extend(crate::api::bytes_as_json(item).to_string().bytes()),
             }
         }

@@ -134,9 +134,11 @@ impl Shared for SharedValues {
             ));
         }
         let path = self.directory.join(name);
+        // Opening a pipe would wait for its other end, and this thread with it.
+        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
         let mut file = std::fs::OpenOptions::new()
             .read(true)
-            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+            .custom_flags(flags.bits().cast_signed())
             .open(&path)?;
         let _ = std::fs::remove_file(&path);
         let metadata = file.metadata()?;
@@ -214,5 +216,9 @@ mod tests {
         std::os::unix::fs::symlink(keep.path().join("secret"), shared.directory().join("w-2"))
             .unwrap();
         assert!(shared.take("w-2", 3).is_err());
+        let pipe = shared.directory().join("w-3");
+        let made = std::process::Command::new("mkfifo").arg(pipe).status();
+        assert!(made.unwrap().success());
+        assert!(shared.take("w-3", 3).is_err(), "and it does not wait");
     }
 }

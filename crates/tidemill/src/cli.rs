@@ -101,8 +101,8 @@ pub(crate) struct Up {
     /// The interpreter that runs Python apps [default: python3].
     #[arg(long, value_name = "PATH")]
     pub(crate) python: Option<PathBuf>,
-    /// The address of the Redis door.
-    #[arg(long, value_name = "ADDR", hide = true)]
+    /// The address of the Redis door [default: none].
+    #[arg(long, value_name = "ADDR")]
     pub(crate) redis_listen: Option<String>,
 }
 

@@ -12,6 +12,7 @@ mod edge;
 mod failure;
 mod files;
 mod output;
+mod redis;
 mod sdk;
 mod settings;
 mod source;

@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Settings {
     /// The HTTP door.
     pub(crate) http: HttpSettings,
+    /// The Redis door.
+    pub(crate) redis: RedisSettings,
     /// The store below `state` in the data directory.
     pub(crate) store: StoreSettings,
     /// Running functions.
@@ -54,6 +56,35 @@ impl Default for HttpSettings {
             insecure: false,
             body_bytes_max: limits.body_bytes_max,
             archive_bytes_max: limits.archive_bytes_max,
+        }
+    }
+}
+
+/// The Redis door. Its token, and how safe its commits are, are the node's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RedisSettings {
+    /// The address to listen on; port 0 picks a free one, nothing leaves the door shut.
+    pub(crate) listen: String,
+    /// The app whose keys are shown.
+    pub(crate) app: String,
+    /// The largest argument of a command, in bytes.
+    pub(crate) bulk_bytes_max: usize,
+    /// Commands of a connection wait while its client has not taken more bytes than this.
+    pub(crate) output_bytes_max: usize,
+    /// Connections at a time.
+    pub(crate) connections_max: usize,
+}
+
+impl Default for RedisSettings {
+    fn default() -> Self {
+        let redis = tidemill_redis::Options::default();
+        Self {
+            listen: String::new(),
+            app: redis.app,
+            bulk_bytes_max: redis.limits.bulk_bytes_max,
+            output_bytes_max: redis.output_bytes_max,
+            connections_max: redis.connections_max,
         }
     }
 }
@@ -317,7 +348,7 @@ fn of_variable(paths: &Defaults, name: &str, value: &str) -> Result<Option<Layer
             value,
         }));
     }
-    let sections = ["HTTP", "STORE", "RUNTIME", "TELEMETRY"];
+    let sections = ["HTTP", "REDIS", "STORE", "RUNTIME", "TELEMETRY"];
     let rest = name.strip_prefix(PREFIX).unwrap_or_default();
     let section = rest.split_once('_').map_or("", |(section, _)| section);
     if !sections.contains(&section) {
@@ -342,6 +373,13 @@ fn of_flags(flags: &Up) -> Vec<Layer> {
     };
     if let Some(listen) = &flags.listen {
         add("--listen", "http.listen", Value::from(listen.as_str()));
+    }
+    if let Some(listen) = &flags.redis_listen {
+        add(
+            "--redis-listen",
+            "redis.listen",
+            Value::from(listen.as_str()),
+        );
     }
     if flags.insecure {
         add("--insecure", "http.insecure", Value::from(true));

@@ -4,8 +4,10 @@ use crate::cli::{Global, Up};
 use crate::edge::{OsEntropy, SystemClock};
 use crate::failure::Failure;
 use crate::files::{self, NodeFile};
+use crate::redis;
 use crate::sdk;
 use crate::settings::{self, DurabilityName, Loaded, Settings};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,13 +31,8 @@ pub(crate) fn run(global: &Global, command: &Up) -> Result<(), Failure> {
     if command.dump_config {
         return crate::output::bytes(loaded.dump().as_bytes());
     }
-    if command.redis_listen.is_some() {
-        return Err(Failure::Usage(
-            "the Redis door is not built yet: leave out --redis-listen and use the HTTP door"
-                .into(),
-        ));
-    }
     start_logging(&loaded.settings)?;
+    allow_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -55,19 +52,42 @@ fn start_logging(settings: &Settings) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Raises the limit of open files as far as it may be: each connection and each worker
+/// takes one, and the usual limit is made for smaller programs.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays at {:?}", limit.current);
+    }
+}
+
 async fn serve(data: &Path, loaded: &Loaded, ready_file: Option<&Path>) -> Result<(), Failure> {
     let signals = Signals::new()?;
     let settings = &loaded.settings;
-    let wanted = listen_address(settings).await?;
+    let wanted = listen_address(&settings.http.listen, settings).await?;
+    let redis = redis::plan(settings).await?;
     files::create_private(data)?;
     let store = open_store(data, settings)?;
     let listener = TcpListener::bind(wanted)
         .await
-        .map_err(|error| in_use(wanted, &error))?;
+        .map_err(|error| in_use(wanted, &error, "--listen"))?;
     let address = listener.local_addr()?;
+    let redis = match redis {
+        Some(plan) => Some(plan.bind().await?),
+        None => None,
+    };
     let token = files::ensure_token(data, &OsEntropy)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let telemetry = Arc::new(Telemetry::new(settings.telemetry.options()));
+    let redis_parts = tidemill_redis::Parts {
+        store: Arc::clone(&store),
+        clock: Arc::clone(&clock),
+        entropy: Arc::new(OsEntropy),
+    };
     let parts = tidemill_runtime::Parts {
         store,
         clock: Arc::clone(&clock),
@@ -79,6 +99,9 @@ async fn serve(data: &Path, loaded: &Loaded, ready_file: Option<&Path>) -> Resul
     let runtime = Runtime::start(options, parts).await?;
     let token = (!settings.http.insecure).then_some(token);
     let (stop, stopping) = watch::channel(false);
+    let redis_address = redis.as_ref().map(|bound| bound.address);
+    let serving_redis =
+        redis.map(|bound| bound.serve(redis_parts, token.clone(), stopping.clone()));
     let state = GatewayState::new(tidemill_gateway::Parts {
         runtime: runtime.clone(),
         telemetry,
@@ -98,22 +121,26 @@ async fn serve(data: &Path, loaded: &Loaded, ready_file: Option<&Path>) -> Resul
     });
     let router = tidemill_gateway::router(state);
     let serving = tokio::spawn(tidemill_gateway::serve(listener, router, stopping));
-    let shown = Shown::write(data, ready_file, address)?;
-    welcome(data, address, settings.http.insecure);
+    let shown = Shown::write(data, ready_file, address, redis_address)?;
+    welcome(data, address, redis_address, settings.http.insecure);
     signals.first_then_force().await;
     eprintln!("stopping; a second signal ends the node at once");
     // Nobody may find this node any more; then answers in flight are finished.
     drop(shown);
     stop.send_replace(true);
     runtime.stop().await;
+    if let Some(serving) = serving_redis {
+        serving
+            .await
+            .map_err(|error| Failure::Other(format!("the Redis door failed: {error}")))?;
+    }
     serving
         .await
         .map_err(|error| Failure::Other(format!("the HTTP door failed: {error}")))
 }
 
 /// The address asked for, refused where it would open the node to everybody.
-async fn listen_address(settings: &Settings) -> Result<SocketAddr, Failure> {
-    let text = &settings.http.listen;
+pub(crate) async fn listen_address(text: &str, settings: &Settings) -> Result<SocketAddr, Failure> {
     let usage = |cause: &str| {
         Failure::Usage(format!(
             "the address {text} {cause}; use HOST:PORT, such as 127.0.0.1:7070"
@@ -146,11 +173,20 @@ fn open_store(data: &Path, settings: &Settings) -> Result<Arc<dyn Store>, Failur
     }
 }
 
-fn in_use(address: SocketAddr, error: &std::io::Error) -> Failure {
-    let text = format!("cannot listen on {address}: {error}; choose another with --listen");
+/// Why an address could not be taken; `flag` chooses another.
+pub(crate) fn in_use(address: SocketAddr, error: &std::io::Error, flag: &str) -> Failure {
+    let text = format!("cannot listen on {address}: {error}; choose another with {flag}");
     match error.kind() {
         std::io::ErrorKind::AddrInUse => Failure::InUse(text),
         _ => Failure::Usage(text),
+    }
+}
+
+/// What the node's commits promise.
+pub(crate) fn durability(settings: &Settings) -> Durability {
+    match settings.store.durability {
+        DurabilityName::Memory => Durability::Memory,
+        DurabilityName::Durable => Durability::Durable,
     }
 }
 
@@ -159,10 +195,7 @@ fn runtime_options(data: &Path, settings: &Settings, sdk: PathBuf) -> tidemill_r
     tidemill_runtime::Options {
         python: runtime.python.clone(),
         sdk_directory: Some(sdk),
-        durability: match settings.store.durability {
-            DurabilityName::Memory => Durability::Memory,
-            DurabilityName::Durable => Durability::Durable,
-        },
+        durability: durability(settings),
         limits: runtime.limits,
         workers_max: runtime.workers_max,
         processes_max: runtime.processes_max,
@@ -178,10 +211,15 @@ struct Shown {
 }
 
 impl Shown {
-    fn write(data: &Path, ready: Option<&Path>, address: SocketAddr) -> Result<Self, Failure> {
+    fn write(
+        data: &Path,
+        ready: Option<&Path>,
+        address: SocketAddr,
+        redis: Option<SocketAddr>,
+    ) -> Result<Self, Failure> {
         let node = NodeFile {
             http: address.to_string(),
-            redis: None,
+            redis: redis.map(|address| address.to_string()),
             pid: std::process::id(),
         };
         let text = serde_json::to_vec(&node).map_err(std::io::Error::from)?;
@@ -207,14 +245,15 @@ impl Drop for Shown {
     }
 }
 
-fn welcome(data: &Path, address: SocketAddr, insecure: bool) {
+fn welcome(data: &Path, address: SocketAddr, redis: Option<SocketAddr>, insecure: bool) {
+    let redis = redis.map_or_else(String::new, |redis| format!("\n  redis  {redis}"));
     let token = if insecure {
         "no token is asked for".to_owned()
     } else {
         format!("token in {}", data.join(files::TOKEN).display())
     };
     eprintln!(
-        "Tidemill {} serves http://{address}\n  data   {}\n  access {token}\n\
+        "Tidemill {} serves http://{address}{redis}\n  data   {}\n  access {token}\n\
          Next: tidemill deploy FILE.py, then tidemill call APP.FUNCTION",
         env!("CARGO_PKG_VERSION"),
         data.display(),

@@ -2,10 +2,12 @@
 //! flows; must not know requests or state.
 
 mod archive;
+mod bundles;
 mod environment;
 mod version;
 
 pub(crate) use archive::{read_manifest, unpack};
+pub(crate) use bundles::Bundles;
 pub(crate) use environment::{Environments, python_version};
 pub(crate) use version::{Flowing, Function, Make, Target, Version, load_failed};
 

@@ -1,13 +1,13 @@
 //! One version of an app, ready to run: its functions, their groups of workers,
 //! its flows and their plans.
 
+use super::bundles::Bundle;
 use super::environment::Environments;
 use crate::manifest::{FunctionKind, FunctionSpec, Manifest};
 use crate::options::Options;
 use crate::worker::{Group, LaunchError, Printed, ProcessSpec, Shop};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tidemill_flow::{
@@ -27,6 +27,7 @@ pub(crate) struct Version {
     pub(crate) groups: Vec<Arc<Group>>,
     /// Rises whenever a function turns cheap or costly, so that plans are made anew.
     costs: AtomicU64,
+    _bundle: Bundle,
 }
 
 /// A function of a version.
@@ -36,6 +37,8 @@ pub(crate) struct Function {
     pub(crate) group: usize,
     /// What it is known by where its runs are counted.
     pub(crate) number: u64,
+    /// Runs begun, those that failed included.
+    pub(crate) runs: AtomicU64,
     observed: Mutex<Observed>,
     /// The function alone, as a flow of one step.
     pub(crate) alone: Arc<Flowing>,
@@ -86,10 +89,6 @@ impl Function {
         let before = observed.class();
         observed.record(run_us, DEFAULT_BRANCH_COST_LIMIT_US);
         observed.class() != before
-    }
-
-    pub(crate) fn runs(&self) -> u64 {
-        self.observed.lock().runs()
     }
 
     pub(crate) fn mean_us(&self) -> Option<u64> {
@@ -149,7 +148,7 @@ pub(crate) struct Make<'a> {
     pub(crate) hash: String,
     pub(crate) deployed_ms: u64,
     /// The unpacked bundle.
-    pub(crate) root: PathBuf,
+    pub(crate) bundle: Bundle,
     pub(crate) python_version: &'a str,
     pub(crate) environments: &'a Environments,
     pub(crate) shop: &'a Shop,
@@ -223,6 +222,7 @@ impl Make<'_> {
             flows,
             groups,
             costs: AtomicU64::new(0),
+            _bundle: self.bundle,
         })
     }
 
@@ -241,7 +241,7 @@ impl Make<'_> {
             runtime: self.manifest.runtime.clone(),
             entry: self.manifest.entry.clone(),
             functions: specs.iter().map(|spec| spec.name.clone()).collect(),
-            root: self.root.clone(),
+            root: self.bundle.path().to_owned(),
             packages,
             env,
         };
@@ -288,6 +288,7 @@ fn function(spec: &FunctionSpec, group: usize, number: u64) -> Result<Function, 
         spec: spec.clone(),
         group,
         number,
+        runs: AtomicU64::new(0),
         observed: Mutex::new(Observed::new()),
         alone: Arc::new(alone),
     })

@@ -105,19 +105,21 @@ pub(crate) enum Items {
 
 impl Execution {
     /// A request that has come in, and waits to be let in.
-    pub(crate) fn new(inner: &Arc<Inner>, id: RequestId, call: &Call) -> Arc<Self> {
-        let mut bytes = [0; 24];
+    pub(crate) fn new(inner: &Arc<Inner>, call: &Call) -> Arc<Self> {
+        let mut bytes = [0; 40];
         inner.entropy.fill(&mut bytes);
-        let fresh = |at: usize| {
+        let number = |at: usize| {
             let mut eight = [0; 8];
             eight.copy_from_slice(&bytes[at..at + 8]);
-            u64::from_le_bytes(eight).max(1)
+            u64::from_le_bytes(eight)
         };
+        let wide = |at: usize| (u128::from(number(at)) << 64) | u128::from(number(at + 8).max(1));
+        let id = RequestId(wide(24));
         let trace = match call.trace {
             Some(joined) => joined.trace,
-            None => tidemill_telemetry::TraceId(u128::from(fresh(0)) << 64 | u128::from(fresh(8))),
+            None => tidemill_telemetry::TraceId(wide(0)),
         };
-        let span = SpanId(fresh(16));
+        let span = SpanId(number(16).max(1));
         let sampled = call.trace.is_none_or(|joined| joined.sampled);
         let used = Used::default();
         used.bytes_in
@@ -359,6 +361,9 @@ impl Running {
             .max()
             .unwrap_or(0);
         let (mut failures, mut crashes) = (0, 0);
+        for function in &functions {
+            function.runs.fetch_add(1, Ordering::Relaxed);
+        }
         loop {
             let handoff = Handoff {
                 execution: &self.execution,

@@ -11,6 +11,8 @@ pub(crate) const VERSION: u32 = 1;
 pub(crate) const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024 + 64 * 1024;
 /// Values of this size and more travel through shared memory.
 pub(crate) const SHARED_BYTES_MIN: usize = 64 * 1024;
+/// The most that one frame's shared payloads may take together.
+const SHARED_TOTAL_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// The most payloads that one frame may list.
 const PAYLOADS_MAX: usize = 100_000;
 
@@ -165,6 +167,13 @@ impl Frame {
     ) -> Result<Vec<Payload>, ProtocolError> {
         if list.len() > PAYLOADS_MAX {
             return Err(ProtocolError::Truncated);
+        }
+        // Said before anything is read: a file may have holes, and so be larger than all memory.
+        let shared_bytes = list.iter().filter(|item| item.shm.is_some());
+        let total = shared_bytes.fold(0_usize, |sum, item| sum.saturating_add(item.n));
+        let largest = list.iter().map(|item| item.n).max().unwrap_or(0);
+        if largest > FRAME_BYTES_MAX || total > SHARED_TOTAL_BYTES_MAX {
+            return Err(ProtocolError::TooLong(largest.max(total)));
         }
         let mut rest = self.body.clone();
         list.iter()

@@ -44,6 +44,11 @@ impl Connection {
         }
     }
 
+    /// The process at the other end, as the system knows it.
+    pub(crate) fn peer(&self) -> Option<i32> {
+        self.stream.peer_cred().ok()?.pid()
+    }
+
     /// False once sending was abandoned half way.
     pub(crate) fn is_whole(&self) -> bool {
         self.whole

@@ -3,6 +3,7 @@
 
 use super::connection::Connection;
 use super::launch::{LaunchError, Launcher, Printed, ProcessSpec, Template};
+use super::listener::Arrival;
 use crate::manifest::RuntimeKind;
 use crate::protocol::{Cancel, Exited, Payloads, kind};
 use parking_lot::Mutex;
@@ -26,6 +27,7 @@ const NEWS_TIMEOUT: Duration = Duration::from_millis(200);
 pub(crate) struct WorkerInfo {
     pub(crate) id: u64,
     pub(crate) pid: i32,
+    group: i32,
     busy: AtomicBool,
     over_memory: AtomicBool,
     exited: Mutex<Option<Exited>>,
@@ -34,8 +36,11 @@ pub(crate) struct WorkerInfo {
 
 impl WorkerInfo {
     fn kill(&self) {
-        if let Some(pid) = rustix::process::Pid::from_raw(self.pid) {
-            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+        super::launch::end_group(self.group);
+        if let Some(pid) = rustix::process::Pid::from_raw(self.pid)
+            && self.pid != self.group
+        {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     }
 
@@ -140,7 +145,7 @@ impl Group {
                 .launcher
                 .program(&self.spec, 0, &self.printed, Box::new(|_| {}))
                 .await?;
-            let info = self.info(0, arrival.pid);
+            let info = self.info(0, &arrival);
             info.kill();
             return Ok(());
         }
@@ -232,10 +237,11 @@ impl Group {
         self.handle(&mut state, PoolEvent::Drain);
     }
 
-    fn info(&self, id: u64, pid: i32) -> Arc<WorkerInfo> {
+    fn info(&self, id: u64, arrival: &Arrival) -> Arc<WorkerInfo> {
         Arc::new(WorkerInfo {
             id,
-            pid,
+            pid: arrival.pid,
+            group: arrival.group,
             busy: AtomicBool::new(false),
             over_memory: AtomicBool::new(false),
             exited: Mutex::new(None),
@@ -331,7 +337,7 @@ impl Group {
             self.launcher.fork(&template, id).await?
         };
         Ok(Worker {
-            info: self.info(id, arrival.pid),
+            info: self.info(id, &arrival),
             connection: arrival.connection,
         })
     }
@@ -383,11 +389,6 @@ impl Group {
     fn give_back(&self, worker: Worker, replace: bool) {
         let id = WorkerId(worker.info.id);
         worker.info.busy.store(false, Ordering::Relaxed);
-        let replace = replace
-            || worker
-                .info
-                .own_bytes()
-                .is_some_and(|bytes| bytes > self.memory_bytes);
         let mut state = self.state.lock();
         let ended = worker.info.exited.lock().is_some();
         state.idle.insert(id, worker);
@@ -500,9 +501,14 @@ impl Lease {
     }
 
     /// The hand-off is over and the worker can take another.
-    pub(crate) fn release(mut self, replace: bool) {
+    pub(crate) fn release(mut self, replace: bool, rss_bytes: u64) {
         if let Some(worker) = self.worker.take() {
-            self.group.give_back(worker, replace);
+            // What the worker says that it holds includes what it shares; only when that is
+            // above the limit is it worth asking the system for the rest.
+            let limit = self.group.memory_bytes;
+            let over =
+                rss_bytes > limit && worker.info.own_bytes().is_some_and(|bytes| bytes > limit);
+            self.group.give_back(worker, replace || over);
         }
     }
 

@@ -62,6 +62,37 @@ pub(crate) type Printed = Arc<dyn Fn(tidemill_telemetry::Stream, String) + Send 
 /// Called when a forked worker has ended.
 pub(crate) type Ended = Box<dyn Fn(Exited) + Send>;
 
+/// A process that was started, at the head of a process group: what is left of the group
+/// ends when this value goes.
+struct Process {
+    child: Child,
+    group: i32,
+}
+
+impl Process {
+    fn new(child: Child) -> Self {
+        let group = child.id().and_then(|id| i32::try_from(id).ok());
+        Self {
+            child,
+            group: group.unwrap_or(0),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        end_group(self.group);
+    }
+}
+
+/// Ends a process group at once, whatever is left of it.
+pub(super) fn end_group(group: i32) {
+    // 1 and below mean more than one group.
+    if let Some(group) = rustix::process::Pid::from_raw(group).filter(|_| group > 1) {
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+}
+
 /// What all launches of a node share.
 pub(crate) struct Launcher {
     pub(crate) listener: Listener,
@@ -154,11 +185,11 @@ impl Launcher {
         role: &str,
         worker: u64,
         printed: &Printed,
-    ) -> Result<(Child, Arrival), LaunchError> {
+    ) -> Result<(Process, Arrival), LaunchError> {
         let token = self.token();
         let arrival = self.listener.expect(token.clone());
         let mut command = self.command(spec, role, worker, &token);
-        let mut child = command.spawn().map_err(|error| LaunchError::Spawn {
+        let child = command.spawn().map_err(|error| LaunchError::Spawn {
             program: command
                 .as_std()
                 .get_program()
@@ -166,6 +197,8 @@ impl Launcher {
                 .into_owned(),
             message: error.to_string(),
         })?;
+        let mut process = Process::new(child);
+        let child = &mut process.child;
         let heard = Heard::default();
         listen(
             child.stdout.take(),
@@ -195,8 +228,17 @@ impl Launcher {
                 )));
             }
         };
-        load(&mut arrival.connection, spec).await?;
-        Ok((child, arrival))
+        let loading = load(&mut arrival.connection, spec);
+        tokio::time::timeout(LOAD_TIMEOUT, loading)
+            .await
+            .map_err(|_| {
+                LaunchError::Connect(format!(
+                    "the app did not load within {} seconds; move slow work out of the module \
+                     and into an @enter method",
+                    LOAD_TIMEOUT.as_secs()
+                ))
+            })??;
+        Ok((process, arrival))
     }
 
     /// Starts a template.
@@ -206,9 +248,9 @@ impl Launcher {
         printed: &Printed,
         ended: Ended,
     ) -> Result<Template, LaunchError> {
-        let (child, arrival) = self.start(spec, "template", 0, printed).await?;
+        let (process, arrival) = self.start(spec, "template", 0, printed).await?;
         let (forks, orders) = mpsc::unbounded_channel();
-        tokio::spawn(attend(child, arrival.connection, orders, ended));
+        tokio::spawn(attend(process, arrival.connection, orders, ended));
         Ok(Template { forks })
     }
 
@@ -241,10 +283,11 @@ impl Launcher {
         printed: &Printed,
         ended: Ended,
     ) -> Result<Arrival, LaunchError> {
-        let (mut child, arrival) = self.start(spec, "worker", worker, printed).await?;
+        let (mut process, mut arrival) = self.start(spec, "worker", worker, printed).await?;
+        arrival.group = process.group;
         tokio::spawn(async move {
             use std::os::unix::process::ExitStatusExt;
-            let status = child.wait().await.ok();
+            let status = process.child.wait().await.ok();
             ended(Exited {
                 worker,
                 status: status.and_then(|status| status.code()),
@@ -272,16 +315,7 @@ async fn load(connection: &mut Connection, spec: &ProcessSpec) -> Result<(), Lau
         .await
         .map_err(broken)?;
     let frame = loop {
-        let frame = tokio::time::timeout(LOAD_TIMEOUT, connection.receive())
-            .await
-            .map_err(|_| {
-                LaunchError::Connect(format!(
-                    "the app did not load within {} seconds; move slow work out of the module \
-                     and into an @enter method",
-                    LOAD_TIMEOUT.as_secs()
-                ))
-            })?
-            .map_err(broken)?;
+        let frame = connection.receive().await.map_err(broken)?;
         if frame.kind != kind::LOG {
             break frame;
         }
@@ -298,7 +332,7 @@ async fn load(connection: &mut Connection, spec: &ProcessSpec) -> Result<(), Lau
 
 /// Passes orders to a template until nobody can give one, or it ends.
 async fn attend(
-    mut child: Child,
+    mut process: Process,
     mut connection: Connection,
     mut orders: mpsc::UnboundedReceiver<(u64, String)>,
     ended: Ended,
@@ -326,11 +360,11 @@ async fn attend(
     let nothing = Payloads::default();
     let stop = connection.send(kind::STOP, &Empty {}, &nothing);
     let _ = tokio::time::timeout(Duration::from_millis(100), stop).await;
-    if tokio::time::timeout(Duration::from_millis(500), child.wait())
+    if tokio::time::timeout(Duration::from_millis(500), process.child.wait())
         .await
         .is_err()
     {
-        let _ = child.kill().await;
+        let _ = process.child.kill().await;
     }
 }
 

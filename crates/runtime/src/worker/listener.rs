@@ -18,6 +18,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Arrival {
     pub(crate) connection: Connection,
     pub(crate) pid: i32,
+    /// The process group that ends with it.
+    pub(crate) group: i32,
 }
 
 type Expected = Arc<Mutex<HashMap<String, oneshot::Sender<Arrival>>>>;
@@ -109,9 +111,12 @@ async fn greet(mut connection: Connection, expected: Expected) {
     let sender = expected.lock().remove(&hello.token);
     match sender {
         Some(sender) => {
+            // This process is sent signals later, so its own word is not enough.
+            let pid = connection.peer().unwrap_or(hello.pid);
             let _ = sender.send(Arrival {
                 connection,
-                pid: hello.pid,
+                pid,
+                group: pid,
             });
         }
         None => tracing::warn!(pid = hello.pid, "a worker with an unknown token"),

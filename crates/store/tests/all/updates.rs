@@ -1,5 +1,7 @@
 //! Writes that are decided at the owner: nothing comes between looking and writing.
 
+#![expect(clippy::disallowed_methods, reason = "writers that race are threads")]
+
 use std::sync::mpsc;
 use std::sync::{Arc, Barrier};
 use std::thread;

@@ -2,9 +2,19 @@
 //! HTTP and by its command line.
 
 mod access;
+mod bundle;
 mod cli;
+mod clients;
+mod disk;
 mod door;
+mod functions;
+mod kills;
 mod kv;
+mod leaks;
 mod node;
+mod processes;
+mod programs;
 mod python;
+mod redis;
 mod support;
+mod wire;

@@ -102,7 +102,11 @@ fn what_would_open_the_node_or_is_not_there_is_refused() {
         assert!(errors.contains(expected), "{errors}");
     };
     refused(&["--insecure", "--listen", "0.0.0.0:0"], "other machines");
-    refused(&["--redis-listen", "127.0.0.1:0"], "not built yet");
+    refused(
+        &["--insecure", "--redis-listen", "0.0.0.0:0"],
+        "other machines",
+    );
+    refused(&["--redis-listen", "nonsense"], "HOST:PORT");
     refused(&["--listen", "nonsense"], "HOST:PORT");
     refused(&["--durability", "some"], "durable");
     refused(&["--config", "/nothing/here.toml"], "no settings file");

@@ -24,17 +24,31 @@ pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T 
     panic!("{what} did not come");
 }
 
+fn pause() {
+    sleep(Duration::from_millis(10));
+}
+
+/// Does nothing for a while.
 #[expect(
     clippy::disallowed_methods,
     reason = "a test waits for another process"
 )]
-fn pause() {
-    std::thread::sleep(Duration::from_millis(10));
+pub(crate) fn sleep(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// The time now, to measure from.
+#[expect(clippy::disallowed_methods, reason = "a test measures another process")]
+pub(crate) fn now() -> std::time::Instant {
+    std::time::Instant::now()
 }
 
 /// The program with nothing of this process's own settings.
 pub(crate) fn program() -> Command {
-    let mut command = Command::new(PROGRAM);
+    clean(Command::new(PROGRAM))
+}
+
+fn clean(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TIDEMILL_") {
             command.env_remove(name);
@@ -86,10 +100,29 @@ impl Node {
 
     /// A node on this directory, which stays.
     pub(crate) fn start_on(data: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::start_by(program(), data, arguments, environment)
+    }
+
+    /// A node on this directory whose process gets limits from these shell commands.
+    pub(crate) fn start_under(limits: &str, data: &Path, environment: &[(&str, &str)]) -> Self {
+        let mut shell = clean(Command::new("sh"));
+        shell
+            .arg("-c")
+            .arg(format!("{limits} && exec \"$0\" \"$@\""))
+            .arg(PROGRAM);
+        Self::start_by(shell, data, &[], environment)
+    }
+
+    fn start_by(
+        mut program: Command,
+        data: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let ready = data.with_extension("ready");
         drop(fs::remove_file(&ready));
         let log = data.with_extension("log");
-        let mut child = program()
+        let mut child = program
             .arg("up")
             .arg("--data")
             .arg(data)
@@ -233,7 +266,7 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    fn parse(bytes: &[u8]) -> Self {
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
         let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
         let end = end.expect("an answer has headers");
         let head = String::from_utf8_lossy(&bytes[..end]).into_owned();

@@ -183,7 +183,7 @@ impl<'a> Talk<'a> {
         self.apply(&done.ops, &given)?;
         self.meter(done.cpu_us, done.rss_bytes);
         if let Some(lease) = self.lease.take() {
-            lease.release(done.dirty);
+            lease.release(done.dirty, done.rss_bytes);
         }
         let outputs: Option<Vec<Payload>> = done
             .outputs
@@ -204,7 +204,7 @@ impl<'a> Talk<'a> {
         let given = frame.payloads(&failed.p, self.shared())?;
         self.meter(failed.cpu_us, failed.rss_bytes);
         if let Some(lease) = self.lease.take() {
-            lease.release(failed.dirty);
+            lease.release(failed.dirty, failed.rss_bytes);
         }
         let steps = &self.handoff.fragment.steps;
         if let Some(place) = steps.iter().position(|step| *step == failed.step) {

@@ -20,6 +20,10 @@ use tidemill_session::{Buffer, View};
 use tidemill_telemetry::SpanId;
 use tokio::time::Instant;
 
+/// After so many frames others have their turn: those who watch for the caller to go or to
+/// cancel are polled by the same task.
+const FRAMES_IN_A_ROW: u32 = 32;
+
 enum Event {
     Frame(Result<Frame, ConnectionError>),
     Child(Finished),
@@ -100,10 +104,29 @@ impl<'a> Talk<'a> {
         header: &H,
         payloads: &Payloads,
     ) -> Result<(), Trouble> {
-        match &mut self.lease {
-            Some(lease) => Ok(lease.connection().send(kind, header, payloads).await?),
-            None => Ok(()),
+        let Some(lease) = &mut self.lease else {
+            return Ok(());
+        };
+        // A worker that does not read holds up nobody beyond its function's time.
+        let sending = lease.connection().send(kind, header, payloads);
+        match tokio::time::timeout_at(self.deadline, sending).await {
+            Ok(sent) => Ok(sent?),
+            Err(_) => Err(self.late(Instant::now())),
         }
+    }
+
+    fn late(&self, now: Instant) -> Trouble {
+        let name = &self.function().name;
+        let whole = self.execution.deadline.is_some_and(|whole| now >= whole);
+        let detail = if whole {
+            format!("{name} was still running when the caller's time was over")
+        } else {
+            format!(
+                "{name} ran longer than its timeout of {} ms; give it more with timeout=",
+                self.function().spec.timeout_ms
+            )
+        };
+        Trouble::Stopped(Problem::new(Code::TimedOut, detail))
     }
 
     pub(super) async fn send_run(
@@ -173,9 +196,14 @@ impl<'a> Talk<'a> {
 
     /// Serves the worker until the fragment has ended, and its children with it.
     pub(super) async fn listen(&mut self) -> Result<Ending, Trouble> {
+        let mut frames = 0_u32;
         let done = loop {
             match self.next().await {
                 Event::Frame(frame) => {
+                    frames = frames.wrapping_add(1);
+                    if frames.is_multiple_of(FRAMES_IN_A_ROW) {
+                        tokio::task::yield_now().await;
+                    }
                     if let Some(done) = self.serve(frame?).await? {
                         break done;
                     }
@@ -213,6 +241,10 @@ impl<'a> Talk<'a> {
             .children
             .next_timeout()
             .map_or(self.deadline, |at| at.min(self.deadline));
+        // A worker that never pauses is stopped in time, too.
+        if Instant::now() >= wake {
+            return Event::Clock;
+        }
         let frame = async {
             match &mut self.lease {
                 Some(lease) => lease.connection().receive().await,
@@ -230,17 +262,7 @@ impl<'a> Talk<'a> {
     async fn clock(&mut self) -> Result<(), Trouble> {
         let now = Instant::now();
         if now >= self.deadline {
-            let name = &self.function().name;
-            let whole = self.execution.deadline.is_some_and(|whole| now >= whole);
-            let detail = if whole {
-                format!("{name} was still running when the caller's time was over")
-            } else {
-                format!(
-                    "{name} ran longer than its timeout of {} ms; give it more with timeout=",
-                    self.function().spec.timeout_ms
-                )
-            };
-            return Err(Trouble::Stopped(Problem::new(Code::TimedOut, detail)));
+            return Err(self.late(now));
         }
         for seq in self.children.timed_out(now) {
             let problem = Problem::new(Code::TimedOut, "the call has not ended yet; it goes on");
