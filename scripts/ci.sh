@@ -159,12 +159,12 @@ case ${1:-test} in
     stage sdk-lint 15 sdk_lint
     stage sdk-types 45 sdk_types
     stage sdk-tests 30 sdk_tests
-    stage sdk-node 30 sdk_node
+    stage sdk-node 90 sdk_node
     stage examples 30 example_tests
     summary
     ;;
   deep)
-    export TIDEMILL_KILLS=${TIDEMILL_KILLS:-200} PROPTEST_CASES=${PROPTEST_CASES:-10000}
+    export TIDEMILL_KILLS=${TIDEMILL_KILLS:-200} TIDEMILL_LEAKS=${TIDEMILL_LEAKS:-10} PROPTEST_CASES=${PROPTEST_CASES:-10000}
     stage tools 10 tools
     stage environment 90 "$PYTHON" scripts/bootstrap.py run test
     stage build 1020 build

@@ -43,6 +43,11 @@ impl Command {
         self.flags.contains(&"no_auth")
     }
 
+    /// Whether it does anything.
+    pub(crate) fn is_there(&self) -> bool {
+        !matches!(self.run, Run::Absent(_))
+    }
+
     fn takes(&self, count: usize) -> bool {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         count == self.arity || (self.arity < 0 && count >= -self.arity)

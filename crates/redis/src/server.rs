@@ -290,19 +290,21 @@ fn settings(door: &Door) -> Vec<(&'static str, String)> {
 }
 
 pub(crate) fn command(_: &mut Session, words: &[Bytes]) -> Outcome {
-    let all = || command::TABLE.iter();
+    let all = || command::TABLE.iter().filter(|command| command.is_there());
     match (&subcommand(words)[..], words.get(2..).unwrap_or_default()) {
         (b"", _) => Ok(Reply::Array(all().map(described).collect())),
-        (b"COUNT", []) => Ok(Reply::count(command::TABLE.len())),
+        (b"COUNT", []) => Ok(Reply::count(all().count())),
         (b"DOCS", _) => Ok(Reply::Map(Vec::new())),
         (b"LIST", []) => Ok(Reply::Array(
             all().map(|command| Reply::text(command.name)).collect(),
         )),
         (b"INFO", []) => Ok(Reply::Array(all().map(described).collect())),
         (b"INFO", names) => {
-            let found = names
-                .iter()
-                .map(|name| command::by_name(name).map_or(Reply::Null, described));
+            let known = |name: &Bytes| {
+                let command = command::by_name(name)?;
+                command.is_there().then(|| described(command))
+            };
+            let found = names.iter().map(|name| known(name).unwrap_or(Reply::Null));
             Ok(Reply::Array(found.collect()))
         }
         _ => Err(unknown_subcommand(words, "COMMAND")),

@@ -142,7 +142,7 @@ fn what_is_not_there_says_so() {
          CONFIG GET save => [\"save\" \"\"]
          CONFIG GET append* => [\"appendfsync\" \"always\" \"appendonly\" \"yes\"]
          COMMAND DOCS => []
-         COMMAND INFO get nope => [[\"get\" :2 [+readonly +fast] :1 :1 :1 [] [] [] []] nil]
+         COMMAND INFO get nope multi => [[\"get\" :2 [+readonly +fast] :1 :1 :1 [] [] [] []] nil nil]
          AUTH x => -ERR AUTH <password> called without any password configured for the default \
          user. Are you sure your configuration is correct?
          PING => +PONG
