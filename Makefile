@@ -27,8 +27,8 @@ test: ## everything that CI checks
 fmt: ## format all Rust and Python files
 	@$(PYTHON) scripts/bootstrap.py test
 	cargo fmt --all
-	$(VENV)/ruff check --fix --config sdk/python/pyproject.toml sdk/python examples scripts bench
-	$(VENV)/ruff format --config sdk/python/pyproject.toml sdk/python examples scripts bench
+	$(VENV)/ruff check --fix --config sdk/python/pyproject.toml sdk/python examples scripts bench crates
+	$(VENV)/ruff format --config sdk/python/pyproject.toml sdk/python examples scripts bench crates
 
 deep: ## what takes long: many kills, long property tests, licences and sources of dependencies
 	@scripts/ci.sh deep

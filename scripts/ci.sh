@@ -114,8 +114,8 @@ doc_tests() {
 
 # The SDK's own settings hold for every Python file here.
 sdk_lint() {
-  ruff check --config sdk/python/pyproject.toml sdk/python examples scripts bench
-  ruff format --check --config sdk/python/pyproject.toml sdk/python examples scripts bench
+  ruff check --config sdk/python/pyproject.toml sdk/python examples scripts bench crates
+  ruff format --check --config sdk/python/pyproject.toml sdk/python examples scripts bench crates
 }
 
 sdk_types() {
