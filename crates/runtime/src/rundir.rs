@@ -122,13 +122,22 @@ fn end_workers(directory: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Command;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
 
     struct Fixed(u8);
 
     impl Entropy for Fixed {
         fn fill(&self, bytes: &mut [u8]) {
             bytes.fill(self.0);
+        }
+    }
+
+    /// A process that has only just begun its program shows an empty environment.
+    fn wait_for_environment(pid: u32) {
+        let path = format!("/proc/{pid}/environ");
+        while std::fs::read(&path).unwrap().is_empty() {
+            std::thread::yield_now();
         }
     }
 
@@ -139,11 +148,13 @@ mod tests {
         let dead = RunDirectory::make(base.path(), &Fixed(2)).unwrap();
         let other = base.path().join("tidemill-notes");
         std::fs::create_dir(&other).unwrap();
-        let mut worker = Command::new("sleep")
-            .arg("600")
+        // It runs as long as its input is open: if the test fails, it ends with the test.
+        let mut worker = Command::new("cat")
+            .stdin(Stdio::piped())
             .env("TIDEMILL_SOCKET", dead.path().join("workers.sock"))
             .spawn()
             .unwrap();
+        wait_for_environment(worker.id());
         // As a kill leaves it: the lock is gone and the directory is there.
         let path = dead.path().to_owned();
         std::fs::rename(&path, base.path().join("kept")).unwrap();
@@ -152,7 +163,8 @@ mod tests {
         sweep(base.path());
         assert!(!path.exists());
         assert!(alive.path().exists() && other.exists());
-        assert!(!worker.wait().unwrap().success(), "it was ended");
+        drop(worker.stdin.take());
+        assert_eq!(worker.wait().unwrap().signal(), Some(9), "it was ended");
         let path = alive.path().to_owned();
         drop(alive);
         assert!(!path.exists());
