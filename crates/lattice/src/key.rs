@@ -1,17 +1,23 @@
 //! The names of keys.
 
-use std::{borrow::Cow, fmt};
+use std::{
+    borrow::{Borrow, Cow},
+    cmp::Ordering,
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
-use bytes::Bytes;
+use smallvec::SmallVec;
 
 const SPACE_MAX_BYTES: usize = 128;
 const NAME_MAX_BYTES: usize = 2048;
 
 /// A key: `tenant/app/name`. Held as one string of bytes, `tenant 0 app 0 name`, so that byte
 /// order is the order of (tenant, app, name) and a prefix of a name is a prefix of the bytes.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone)]
 pub struct Key {
-    bytes: Bytes,
+    bytes: Arc<[u8]>,
     tenant_end: u8,
     app_end: u16,
 }
@@ -53,28 +59,101 @@ pub fn is_name(text: &str) -> bool {
             .all(|&byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
 }
 
-impl Key {
-    /// The key `name` of an app. `name` is any bytes, 1 to 2048 of them.
-    pub fn new(tenant: &str, app: &str, name: impl AsRef<[u8]>) -> Result<Key, KeyError> {
-        let name = name.as_ref();
+// A key is its bytes: the rest follows from them.
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Key) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Key {}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Key) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Key) -> Ordering {
+        self.bytes.cmp(&other.bytes)
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.bytes.hash(state);
+    }
+}
+
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Where an app's keys are: what many keys have in common, checked once.
+#[derive(Clone, Debug)]
+pub struct Space {
+    prefix: Vec<u8>,
+    tenant_end: u8,
+    app_end: u16,
+}
+
+impl Space {
+    /// The keys of an app.
+    ///
+    /// # Errors
+    /// [`KeyError::Tenant`] or [`KeyError::App`] for a name that is none.
+    pub fn new(tenant: &str, app: &str) -> Result<Space, KeyError> {
         if !is_name(tenant) {
             return Err(KeyError::Tenant(tenant.to_owned()));
         }
         if !is_name(app) {
             return Err(KeyError::App(app.to_owned()));
         }
+        let (tenant_end, app_end) = (tenant.len(), tenant.len() + 1 + app.len());
+        Ok(Space {
+            prefix: Key::prefix(tenant, app, ""),
+            // Both fit: names have at most 128 bytes.
+            tenant_end: tenant_end as u8,
+            app_end: app_end as u16,
+        })
+    }
+
+    /// The key `name`: any bytes, 1 to 2048 of them.
+    ///
+    /// # Errors
+    /// [`KeyError::Empty`] or [`KeyError::TooLong`].
+    pub fn key(&self, name: &[u8]) -> Result<Key, KeyError> {
         match name.len() {
             0 => return Err(KeyError::Empty),
             1..=NAME_MAX_BYTES => {}
             length => return Err(KeyError::TooLong(length)),
         }
-        let (tenant_end, app_end) = (tenant.len(), tenant.len() + 1 + app.len());
+        let mut bytes: SmallVec<[u8; 256]> = SmallVec::from_slice(&self.prefix);
+        bytes.extend_from_slice(name);
         Ok(Key {
-            bytes: Key::prefix(tenant, app, name).into(),
-            // Both fit: names have at most 128 bytes.
-            tenant_end: tenant_end as u8,
-            app_end: app_end as u16,
+            bytes: Arc::from(&bytes[..]),
+            tenant_end: self.tenant_end,
+            app_end: self.app_end,
         })
+    }
+
+    /// The encoded prefix of the app's keys whose names start with `name_prefix`.
+    pub fn prefix(&self, name_prefix: &[u8]) -> Vec<u8> {
+        [&self.prefix, name_prefix].concat()
+    }
+}
+
+impl Key {
+    /// The key `name` of an app. `name` is any bytes, 1 to 2048 of them.
+    ///
+    /// # Errors
+    /// [`KeyError`] says which of the three is wrong.
+    pub fn new(tenant: &str, app: &str, name: impl AsRef<[u8]>) -> Result<Key, KeyError> {
+        Space::new(tenant, app)?.key(name.as_ref())
     }
 
     /// The encoded prefix of all of an app's keys whose names start with `name_prefix`.
@@ -101,11 +180,6 @@ impl Key {
     /// The encoded, ordered form.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
-    }
-
-    /// The encoded, ordered form, shared.
-    pub fn to_bytes(&self) -> Bytes {
-        self.bytes.clone()
     }
 
     /// The tenant.

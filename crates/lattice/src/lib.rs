@@ -25,7 +25,7 @@ pub use cell::{Cell, Compacted};
 pub use codec::DecodeError;
 pub use dot::{Dot, Writer};
 pub use json::JsonError;
-pub use key::{Key, KeyError, is_name};
+pub use key::{Key, KeyError, Space, is_name};
 pub use kind::{Kind, UnknownKind};
 pub use op::{FIELD_MAX_BYTES, Op, OpError, PAYLOAD_MAX_BYTES};
 pub use ordinal::Ordinal;

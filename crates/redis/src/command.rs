@@ -1,6 +1,5 @@
 //! The table of commands: names, arity, flags, where their keys are, and who runs them.
 
-use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
@@ -41,6 +40,11 @@ impl Command {
     /// Whether it may run before `AUTH`.
     pub(crate) fn is_open(&self) -> bool {
         self.flags.contains(&"no_auth")
+    }
+
+    /// Whether it names one key at most.
+    pub(crate) fn is_of_one_key(&self) -> bool {
+        self.keys == ONE
     }
 
     /// Whether it does anything.
@@ -189,15 +193,17 @@ pub(crate) static TABLE: &[Command] = &[
     entry("fcall", -3, ABSENT, NONE, Run::Absent(NO_SCRIPT)),
 ];
 
-static NAMES: LazyLock<HashMap<&'static str, &'static Command>> = LazyLock::new(|| {
-    TABLE
-        .iter()
-        .map(|command| (command.name, command))
-        .collect()
+/// Commands by the length of their names, the way to find one without copying its name.
+static BY_LENGTH: LazyLock<[Vec<&'static Command>; NAME_MAX_BYTES + 1]> = LazyLock::new(|| {
+    let mut lists: [Vec<&'static Command>; NAME_MAX_BYTES + 1] = Default::default();
+    for command in TABLE {
+        lists[command.name.len()].push(command);
+    }
+    lists
 });
 
-/// The longest name in the table, and some.
-const NAME_MAX_BYTES: usize = 32;
+/// The longest name in the table.
+const NAME_MAX_BYTES: usize = 12;
 /// How much of an unknown command is said back.
 const ECHO_MAX_BYTES: usize = 128;
 
@@ -211,11 +217,8 @@ pub(crate) enum Unknown {
 
 /// The command of that name, in any case.
 pub(crate) fn by_name(name: &[u8]) -> Option<&'static Command> {
-    if name.len() > NAME_MAX_BYTES {
-        return None;
-    }
-    let name = name.to_ascii_lowercase();
-    NAMES.get(std::str::from_utf8(&name).ok()?).copied()
+    let mut list = BY_LENGTH.get(name.len())?.iter().copied();
+    list.find(|command| name.eq_ignore_ascii_case(command.name.as_bytes()))
 }
 
 /// The command that these words are, with as many as it takes.
@@ -265,7 +268,8 @@ mod tests {
 
     #[test]
     fn names_are_lower_case_short_and_each_there_once() {
-        assert_eq!(NAMES.len(), TABLE.len());
+        let names: std::collections::HashSet<_> = TABLE.iter().map(|each| each.name).collect();
+        assert_eq!(names.len(), TABLE.len());
         for command in TABLE {
             assert_eq!(command.name, command.name.to_ascii_lowercase());
             assert!(command.name.len() <= NAME_MAX_BYTES && command.arity != 0);

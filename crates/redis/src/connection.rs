@@ -1,7 +1,7 @@
 //! One connection: commands in, answers out, in order.
 //!
-//! Writes are handed to the store without waiting for one another, so a pipeline shares commits.
-//! A read waits for the connection's earlier writes and so sees them. Nothing is read from a
+//! Writes of this thread's shard are made at once and shown together when the pipeline is done;
+//! others are handed to their shards without waiting for one another. A read waits for the connection's earlier writes and so sees them. Nothing is read from a
 //! client that does not take its answers: no command runs while more than the allowed bytes wait.
 
 use std::collections::VecDeque;
@@ -9,15 +9,16 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use tidemill_store::{Error, Told};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::command::{self, Command, Run};
-use crate::door::{Waiting, Write, count};
+use crate::door::{Waiting, Write};
 use crate::fault::{Fault, Outcome};
 use crate::session::Session;
-use crate::{Limits, Parser, Protocol, Reply};
+use crate::{Limits, Parser, Protocol, Reply, threads};
 
 /// Answers of one connection that may wait for their commits.
 const PENDING_MAX: usize = 1024;
@@ -30,6 +31,8 @@ const READ_BYTES_MAX: usize = 1024 * 1024;
 /// An answer in its place.
 enum Pending {
     Ready(Reply),
+    /// Of a write that was made on this thread and is not safe yet.
+    Written(Reply),
     Waiting(Waiting),
 }
 
@@ -40,6 +43,12 @@ pub(crate) struct Connection {
     input: BytesMut,
     output: BytesMut,
     pending: VecDeque<(Protocol, Pending)>,
+    /// Something was written on this thread that nobody else may see yet.
+    is_unpublished: bool,
+    /// A commit of several keys is on its way: a write after it must be stamped after it.
+    is_committing: bool,
+    /// The command run last, and how many ran since that was told.
+    last: (&'static str, u64),
 }
 
 impl Connection {
@@ -52,6 +61,9 @@ impl Connection {
             input: BytesMut::new(),
             output: BytesMut::new(),
             pending: VecDeque::new(),
+            is_unpublished: false,
+            is_committing: false,
+            last: ("", 0),
         }
     }
 
@@ -59,6 +71,7 @@ impl Connection {
     pub(crate) async fn run(mut self, mut stopping: watch::Receiver<bool>) -> io::Result<()> {
         loop {
             self.commands().await?;
+            self.session.note(std::mem::take(&mut self.last));
             self.settle().await?;
             self.flush().await?;
             if self.session.is_closing {
@@ -102,7 +115,7 @@ impl Connection {
     }
 
     async fn execute(&mut self, arguments: Vec<Bytes>) -> io::Result<()> {
-        count(&self.session.door.counts.commands);
+        self.last.1 += 1;
         let command = match command::find(&arguments) {
             Ok(command) => command,
             Err(command::Unknown::Hostile) => {
@@ -120,10 +133,12 @@ impl Connection {
             self.answer(Reply::Error("NOAUTH Authentication required.".to_owned()));
             return Ok(());
         }
-        self.session.note(command.name);
+        self.last.0 = command.name;
         match self.start(command, arguments).await? {
             Ok(pending) => match pending {
                 Pending::Ready(reply) => self.answer(reply),
+                // In memory it is as safe as it will be.
+                Pending::Written(reply) if self.session.door.reads_newest() => self.answer(reply),
                 waiting => self.pending.push_back((self.session.protocol, waiting)),
             },
             Err(fault) => self.answer(fault.into()),
@@ -140,10 +155,17 @@ impl Connection {
         let door = Arc::clone(&self.session.door);
         Ok(match command.run {
             Run::Local(run) => {
+                self.session.note(std::mem::take(&mut self.last));
                 let outcome = run(&mut self.session, &arguments);
                 let limits = limits(&self.session);
                 self.parser.set_limits(limits);
                 outcome.map(Pending::Ready)
+            }
+            Run::Read(run) if command.is_of_one_key() && door.reads_newest() => {
+                if !self.pending.is_empty() {
+                    self.settle().await?;
+                }
+                run(&door.newest(), &arguments).map(Pending::Ready)
             }
             Run::Read(run) => {
                 self.settle().await?;
@@ -157,12 +179,24 @@ impl Connection {
             }
             Run::Write(run) => match run(&door, &arguments) {
                 Err(fault) => Err(fault),
-                Ok(Write::One { key, decide }) => Ok(Pending::Waiting(door.update(key, decide))),
+                Ok(Write::One { key, decide }) => {
+                    if std::mem::take(&mut self.is_committing) {
+                        self.settle().await?;
+                    }
+                    Ok(match door.write_here(&key, decide) {
+                        Ok(reply) => {
+                            self.is_unpublished = true;
+                            Pending::Written(reply)
+                        }
+                        Err(decide) => Pending::Waiting(door.update(key, decide)),
+                    })
+                }
                 Ok(Write::Many(prepare)) => {
                     self.settle().await?;
+                    self.is_committing = true;
                     let reader = door.reader();
                     prepare(&reader)
-                        .map(|batch| Pending::Waiting(door.commit(&reader.snapshot, batch)))
+                        .map(|batch| Pending::Waiting(door.commit(&reader.snapshot(), batch)))
                 }
             },
             Run::Absent(why) => Err(Fault::Other(format!(
@@ -182,11 +216,36 @@ impl Connection {
         }
     }
 
+    /// Shows what was written on this thread to everybody, and waits until it is safe.
+    async fn publish(&mut self) -> Result<(), Fault> {
+        if !std::mem::take(&mut self.is_unpublished) {
+            return Ok(());
+        }
+        let waiting = threads::with(|shard| match shard.flush() {
+            Told::Now => None,
+            Told::Later(ticket) => {
+                let (sender, receiver) = oneshot::channel();
+                // A connection that has gone needs no answer.
+                shard.when_logged(ticket, move |logged| drop(sender.send(logged)));
+                Some(receiver)
+            }
+        });
+        match waiting.flatten() {
+            None => Ok(()),
+            Some(logged) => Ok(logged.await.unwrap_or(Err(Error::Closed))?),
+        }
+    }
+
     /// Waits for every answer that is still to come.
     async fn settle(&mut self) -> io::Result<()> {
+        let published = self.publish().await;
         while let Some((protocol, pending)) = self.pending.pop_front() {
             let reply = match pending {
                 Pending::Ready(reply) => reply,
+                Pending::Written(reply) => match &published {
+                    Ok(()) => reply,
+                    Err(fault) => fault.clone().into(),
+                },
                 Pending::Waiting(waiting) => match waiting.await {
                     Ok(reply) => reply,
                     Err(_) => lost().unwrap_or_else(Reply::from),
@@ -207,6 +266,8 @@ impl Connection {
 
     async fn flush(&mut self) -> io::Result<()> {
         if !self.output.is_empty() {
+            // What is told must be seen. Answers that wait for more than that are not here.
+            let _ = self.publish().await;
             self.stream.write_all(&self.output).await?;
             self.output.clear();
             // One large answer must not hold its room for the connection's life.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use subtle::ConstantTimeEq;
-use tidemill_lattice::{Cell, Clock, Entropy, Key, Time, Value};
+use tidemill_lattice::{Cell, Clock, Dot, Entropy, Key, KeyError, Space, Time, Value};
 use tidemill_store::{Commit, Committed, Durability, Snapshot, Store, Update};
 use tokio::sync::oneshot;
 
@@ -17,7 +17,7 @@ use crate::draft::Draft;
 use crate::fault::Fault;
 use crate::session::Client;
 use crate::values;
-use crate::{Limits, Reply, streams};
+use crate::{Limits, Reply, Threads, streams, threads};
 
 /// What a door needs from its node.
 pub struct Parts {
@@ -27,6 +27,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Randomness, for the identities of commits.
     pub entropy: Arc<dyn Entropy>,
+    /// The threads of the store's shards, where connections live.
+    pub threads: Arc<Threads>,
 }
 
 /// How a door serves.
@@ -83,7 +85,9 @@ pub(crate) fn count(counter: &AtomicU64) {
 pub struct Door {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) threads: Arc<Threads>,
     pub(crate) options: Options,
+    space: Space,
     pub(crate) started_us: u64,
     pub(crate) cursors: Mutex<Cursors>,
     pub(crate) clients: Mutex<BTreeMap<u64, Arc<Client>>>,
@@ -145,11 +149,15 @@ pub(crate) type Waiting = oneshot::Receiver<Reply>;
 
 impl Door {
     /// A door to a store.
-    #[must_use]
-    pub fn new(options: Options, parts: Parts) -> Arc<Door> {
+    ///
+    /// # Errors
+    /// [`KeyError`] if the tenant or the app in the options can not be named so.
+    pub fn new(options: Options, parts: Parts) -> Result<Arc<Door>, KeyError> {
         let mut high = [0; 8];
         parts.entropy.fill(&mut high);
-        Arc::new(Door {
+        Ok(Arc::new(Door {
+            space: Space::new(&options.tenant, &options.app)?,
+            threads: parts.threads,
             started_us: parts.clock.now_micros(),
             store: parts.store,
             clock: parts.clock,
@@ -158,17 +166,17 @@ impl Door {
             clients: Mutex::default(),
             counts: Counts::default(),
             commits: (u64::from_be_bytes(high), AtomicU64::new(0)),
-        })
+        }))
     }
 
     /// The key that a client means.
     pub(crate) fn key(&self, name: &Bytes) -> Result<Key, Fault> {
-        Ok(Key::new(&self.options.tenant, &self.options.app, name)?)
+        Ok(self.space.key(name)?)
     }
 
     /// The encoded prefix of the keys that a client can see and that begin so.
     pub(crate) fn prefix(&self, name_prefix: &[u8]) -> Vec<u8> {
-        Key::prefix(&self.options.tenant, &self.options.app, name_prefix)
+        self.space.prefix(name_prefix)
     }
 
     /// Whether a password opens the door.
@@ -183,31 +191,66 @@ impl Door {
     /// Everything committed by now, to read.
     pub(crate) fn reader(&self) -> Reader<'_> {
         let snapshot = self.store.snapshot();
-        // A snapshot may be a moment old where nobody writes; keys expire by the clock.
+        // The clock may have been set back since a snapshot was taken.
         let at = snapshot
             .time()
             .max(Time::from_micros(self.clock.now_micros()));
         Reader {
             door: self,
-            snapshot,
+            snapshot: Some(snapshot),
             at,
+        }
+    }
+
+    /// What is here, to read one key.
+    pub(crate) fn newest(&self) -> Reader<'_> {
+        Reader {
+            door: self,
+            snapshot: None,
+            at: Time::from_micros(self.clock.now_micros()),
+        }
+    }
+
+    /// Whether a read of one key sees what is here, like its writes; else a snapshot, in which
+    /// nothing is that could be lost.
+    pub(crate) fn reads_newest(&self) -> bool {
+        self.options.durability == Durability::Memory
+    }
+
+    /// Decides a write here and now, if this thread drives the key's shard. It is to be
+    /// answered after the shard's flush.
+    pub(crate) fn write_here(&self, key: &Key, decide: Decide) -> Result<Reply, Decide> {
+        let mut decide = Some(decide);
+        let written = threads::with(|shard| {
+            let decide = if shard.owns(key) { decide.take() } else { None }?;
+            let durability = self.options.durability;
+            Some(shard.update(key, durability, |seen, at, dots| {
+                let (delta, outcome) = decided(decide, seen, at, dots);
+                (delta, (outcome, at.next()))
+            }))
+        });
+        match (written.flatten(), decide) {
+            (Some(Ok((outcome, time))), _) => {
+                Ok(outcome.map_or_else(Reply::from, |answer| answer.into_reply(time)))
+            }
+            (Some(Err(error)), _) => Ok(Fault::from(error).into()),
+            (None, Some(decide)) => Err(decide),
+            (None, None) => Ok(undecided()),
         }
     }
 
     /// Hands a write of one key to its owner.
     pub(crate) fn update(&self, key: Key, decide: Decide) -> Waiting {
         let (sender, receiver) = oneshot::channel();
-        let decided = Arc::new(Mutex::new(None));
-        let slot = Arc::clone(&decided);
+        let slot = Arc::new(Mutex::new(None));
+        let result = Arc::clone(&slot);
         let decide = move |seen: Option<&Cell>, at: Time, dots: &mut dyn FnMut() -> _| {
-            let mut draft = Draft::new(seen, at, dots);
-            let outcome = decide(&mut draft);
-            let delta = outcome.is_ok().then(|| draft.finish()).flatten();
+            let (delta, outcome) = decided(decide, seen, at, dots);
             *slot.lock() = Some(outcome);
             delta
         };
         let done = move |committed: Result<Committed, tidemill_store::Error>| {
-            let outcome = decided.lock().take();
+            let outcome = result.lock().take();
             // A connection that has gone needs no answer.
             drop(sender.send(reply(committed, outcome)));
         };
@@ -244,25 +287,48 @@ impl Door {
     }
 }
 
+impl Answer {
+    fn into_reply(self, time: Time) -> Reply {
+        match self {
+            Answer::Reply(reply) => reply,
+            Answer::Entry { sequence } => Reply::bulk(streams::Id::new(time, sequence).to_string()),
+        }
+    }
+}
+
+/// The delta that a decision came to, and what it answers.
+fn decided(
+    decide: Decide,
+    seen: Option<&Cell>,
+    at: Time,
+    dots: &mut dyn FnMut() -> Dot,
+) -> (Option<Cell>, Result<Answer, Fault>) {
+    let mut draft = Draft::new(seen, at, dots);
+    let outcome = decide(&mut draft);
+    let delta = outcome.is_ok().then(|| draft.finish()).flatten();
+    (delta, outcome)
+}
+
+fn undecided() -> Reply {
+    Fault::other("the write was not decided; please report this").into()
+}
+
 fn reply(
     committed: Result<Committed, tidemill_store::Error>,
     outcome: Option<Result<Answer, Fault>>,
 ) -> Reply {
     match (committed, outcome) {
         (Err(error), _) => Fault::from(error).into(),
-        (Ok(_), Some(Ok(Answer::Reply(reply)))) => reply,
-        (Ok(committed), Some(Ok(Answer::Entry { sequence }))) => {
-            Reply::bulk(streams::Id::new(committed.time, sequence).to_string())
-        }
+        (Ok(committed), Some(Ok(answer))) => answer.into_reply(committed.time),
         (Ok(_), Some(Err(fault))) => fault.into(),
-        (Ok(_), None) => Fault::other("the write was not decided; please report this").into(),
+        (Ok(_), None) => undecided(),
     }
 }
 
-/// Reads at one snapshot.
+/// Reads at one snapshot, or without one what is here.
 pub(crate) struct Reader<'a> {
     pub(crate) door: &'a Door,
-    pub(crate) snapshot: Snapshot,
+    snapshot: Option<Snapshot>,
     at: Time,
 }
 
@@ -274,7 +340,17 @@ impl Reader<'_> {
 
     /// A key's cell, tombstones included.
     pub(crate) fn cell(&self, key: &Key) -> Result<Option<Arc<Cell>>, Fault> {
-        Ok(self.door.store.read_at(key, &self.snapshot)?)
+        let store = &self.door.store;
+        Ok(match &self.snapshot {
+            Some(snapshot) => store.read_at(key, snapshot)?,
+            None => store.newest(key)?,
+        })
+    }
+
+    /// The snapshot of a reader that has one.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let taken = || self.door.store.snapshot();
+        self.snapshot.clone().unwrap_or_else(taken)
     }
 
     /// Shows `look` what a key holds, and counts whether it holds anything.

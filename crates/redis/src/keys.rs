@@ -267,7 +267,7 @@ pub(crate) fn scan(reader: &Reader<'_>, words: &[Bytes]) -> Outcome {
         reader
             .door
             .store
-            .scan(&prefix, after.as_deref(), options.count, &reader.snapshot)?;
+            .scan(&prefix, after.as_deref(), options.count, &reader.snapshot())?;
     let mut found = Vec::new();
     for (key, cell) in &page.entries {
         let Some(value) = values::held(Some(cell), reader.at()) else {
@@ -315,5 +315,5 @@ fn each(reader: &Reader<'_>, prefix: &[u8], mut visit: impl FnMut(&Key)) -> Resu
     Ok(reader
         .door
         .store
-        .apply(&prefix, &reader.snapshot, &mut visit)?)
+        .apply(&prefix, &reader.snapshot(), &mut visit)?)
 }

@@ -35,12 +35,15 @@ pub async fn serve(listener: TcpListener, door: Arc<Door>, mut stopping: watch::
             Ok((stream, _)) => {
                 let has_room = connections.len() < door.options.connections_max;
                 let connection = one(stream, Arc::clone(&door), ended.clone(), has_room);
-                connections.spawn(async move {
+                let connection = async move {
                     // A connection that breaks is its client's affair.
                     if let Err(error) = connection.await {
                         tracing::debug!(%error, "a Redis connection ended early");
                     }
-                });
+                };
+                if let Some(thread) = door.threads.pick() {
+                    connections.spawn_on(connection, thread);
+                }
             }
             Err(error) => {
                 tracing::error!(%error, "a Redis connection could not be accepted; trying again");
@@ -56,11 +59,13 @@ pub async fn serve(listener: TcpListener, door: Arc<Door>, mut stopping: watch::
 }
 
 async fn one(
-    mut stream: TcpStream,
+    stream: TcpStream,
     door: Arc<Door>,
     stopping: watch::Receiver<bool>,
     has_room: bool,
 ) -> io::Result<()> {
+    // It was accepted on another thread than the one it lives on.
+    let mut stream = TcpStream::from_std(stream.into_std()?)?;
     if !has_room {
         count(&door.counts.refused);
         let text = b"-ERR max number of clients reached\r\n";

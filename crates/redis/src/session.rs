@@ -61,11 +61,17 @@ impl Session {
         }
     }
 
-    /// Notes that a command runs.
-    pub(crate) fn note(&self, command: &'static str) {
-        let now_us = self.door.clock.now_micros();
-        self.client.active_us.store(now_us, Ordering::Relaxed);
-        self.client.shown.lock().command = command;
+    /// Notes that commands ran, and which one was the last.
+    pub(crate) fn note(&self, (command, count): (&'static str, u64)) {
+        if count > 0 {
+            self.door
+                .counts
+                .commands
+                .fetch_add(count, Ordering::Relaxed);
+            let now_us = self.door.clock.now_micros();
+            self.client.active_us.store(now_us, Ordering::Relaxed);
+            self.client.shown.lock().command = command;
+        }
     }
 
     /// Changes the protocol of the answers to come.

@@ -78,31 +78,54 @@ impl Chain {
         self.deltas.is_empty() && self.base.is_bottom()
     }
 
-    /// Adds the delta of the commit at `time`, made from what was seen at `snapshot`. Times
-    /// ascend; a delta at or below the base's time or the last delta's is part of the chain
-    /// already and changes nothing.
+    /// Adds the delta of the commit at `time`, made from what was seen at `snapshot`. Mostly
+    /// times ascend; one that comes late finds its place, since merging needs no order. What
+    /// is in the chain already, or at or below the base's time, changes nothing.
     pub fn push(&mut self, time: Time, snapshot: Time, delta: Cell) {
-        let last = self
-            .deltas
-            .last()
-            .map_or(self.base_through, |last| last.time);
-        if time <= last {
+        if time <= self.base_through {
             return;
+        }
+        let end = self.deltas.len();
+        let place = match self.deltas.last() {
+            Some(last) if last.time >= time => {
+                match self.deltas.binary_search_by_key(&time, |delta| delta.time) {
+                    Ok(_) => return,
+                    Err(place) => place,
+                }
+            }
+            _ => end,
+        };
+        if place < end {
+            // What was merged by count has another count now.
+            self.behind = None;
         }
         if let Some(mut newest) = self.newest.take() {
             if let Some(cell) = Arc::get_mut(&mut newest) {
                 cell.merge(&delta);
                 self.behind = None;
                 self.newest = OnceLock::from(newest);
-            } else {
-                self.behind = Some((newest, self.deltas.len()));
+            } else if place == end {
+                self.behind = Some((newest, end));
             }
         }
-        self.deltas.push(Delta {
+        let cell = Arc::new(delta);
+        let delta = Delta {
             time,
             snapshot,
-            cell: Arc::new(delta),
-        });
+            cell,
+        };
+        self.deltas.insert(place, delta);
+    }
+
+    /// The cell with everything merged; `None` if nothing is known of the key.
+    #[must_use]
+    pub fn newest(&self) -> Option<&Cell> {
+        let cell = if self.deltas.is_empty() {
+            &self.base
+        } else {
+            self.newest.get_or_init(|| self.merge_newest())
+        };
+        (!cell.is_bottom()).then_some(&**cell)
     }
 
     /// The cell as of `at`, which must not be below the base's time; `None` if nothing was

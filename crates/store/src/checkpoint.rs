@@ -17,13 +17,14 @@ use tidemill_lattice::{Cell, Key, Time};
 use crate::engine::{Change, encode_stored};
 use crate::recovery::Recovered;
 use crate::sequencer::Sequencer;
-use crate::tables::Fold;
+use crate::shard::Shard;
+use crate::table::Fold;
 use crate::{Error, MessageId};
 
-/// One step: so many keys, or so many bytes, or so many log records.
+/// One step: so many keys, or so many bytes, or so many groups of the log.
 const STEP_KEYS: usize = 256;
 const STEP_BYTES: usize = 256 * 1024;
-const STEP_RECORDS: usize = 1024;
+const STEP_GROUPS: usize = 1024;
 /// Stored keys that each checkpoint looks at in passing, for content that has expired.
 const SWEEP_KEYS: usize = 1024;
 
@@ -49,7 +50,8 @@ pub(crate) struct Checkpoints {
 /// A checkpoint in progress.
 struct Run {
     target: Time,
-    keys: Vec<Key>,
+    /// What is to be stored, by shard.
+    keys: Vec<Vec<Key>>,
     forgotten: Vec<Key>,
     askers: Vec<Asker>,
 }
@@ -67,11 +69,6 @@ impl Checkpoints {
             posted: recovered.posted.clone(),
             consumed: recovered.consumed.clone(),
         }
-    }
-
-    /// The time that the durable tier is complete through.
-    pub(crate) fn done(&self) -> Time {
-        self.done
     }
 
     pub(crate) fn ask(&mut self, askers: &mut Vec<Asker>) {
@@ -107,13 +104,13 @@ fn reply(askers: Vec<Asker>, outcome: &Result<Time, Error>) {
 impl Sequencer {
     /// Whether a checkpoint has a step to do, so that the thread must not sleep.
     pub(crate) fn checkpoint_busy(&self) -> bool {
-        if self.is_read_only() {
+        if self.inner.failure().is_some() {
             return false;
         }
         let trim = self
             .logged
             .front()
-            .is_some_and(|first| first.time <= self.checkpoints.done);
+            .is_some_and(|first| first.high <= self.checkpoints.done);
         let Checkpoints {
             run,
             askers,
@@ -125,20 +122,19 @@ impl Sequencer {
 
     /// Does one step, or begins a checkpoint that is due.
     pub(crate) fn checkpoint_step(&mut self, now_us: u64) {
-        if self.is_read_only() {
-            let directory = self.inner.options.directory.clone();
-            let cause = "an earlier write".to_owned();
-            self.checkpoints
-                .refuse(&Error::ReadOnly { directory, cause });
+        if let Some(error) = self.inner.failure() {
+            self.checkpoints.refuse(&error);
             return;
         }
         let trim = self
             .logged
             .front()
-            .is_some_and(|first| first.time <= self.checkpoints.done);
+            .is_some_and(|first| first.high <= self.checkpoints.done);
         let outcome = match self.checkpoints.run.take() {
-            Some(run) if run.keys.is_empty() => self.finish(run),
-            Some(run) => self.store_some(run),
+            Some(run) => match run.keys.iter().position(|keys| !keys.is_empty()) {
+                Some(shard) => self.store_some(run, shard),
+                None => self.finish(run),
+            },
             None if trim => self.trim_some(),
             None => {
                 let done = Ok(self.checkpoints.done);
@@ -147,7 +143,7 @@ impl Sequencer {
             }
         };
         if let Err(error) = outcome {
-            self.stop_writing(&error);
+            self.inner.stop_writing(&error);
             self.checkpoints.refuse(&error);
         }
     }
@@ -177,6 +173,7 @@ impl Sequencer {
             reply(std::mem::take(&mut checkpoints.askers), &Err(full));
             return Ok(());
         }
+        self.inner.advance();
         let target = self.inner.pins.low_water(now_us);
         if target <= checkpoints.done {
             // An old snapshot holds it, or there is nothing new.
@@ -188,7 +185,9 @@ impl Sequencer {
         }
         checkpoints.grown_bytes = 0;
         let askers = std::mem::take(&mut checkpoints.askers);
-        let keys = self.inner.tables.take_dirty();
+        let shards = 0..self.inner.views.len();
+        let taken = shards.map(|shard| self.inner.call(shard, |shard| shard.owner.take_dirty()));
+        let keys = taken.collect::<Result<_, _>>()?;
         checkpoints.run = Some(Run {
             target,
             keys,
@@ -215,27 +214,36 @@ impl Sequencer {
             if !stored.cell.is_empty_at(target) {
                 continue;
             }
-            inner.tables.admit(&key, Some(stored));
-            if inner.tables.queue_expired(&key, target)
-                && let Some(run) = &mut checkpoints.run
-            {
-                run.keys.push(key);
+            let (index, seen) = (inner.shard_of(&key), key.clone());
+            // A checkpoint is the only one who changes what is stored, so it is as read.
+            let is_queued = inner.call(index, move |shard| {
+                if !shard.owner.has(&seen) {
+                    shard.owner.admit(&seen, Some(stored));
+                }
+                shard.owner.queue_expired(&seen, target)
+            })?;
+            if is_queued && let Some(run) = &mut checkpoints.run {
+                run.keys[index].push(key);
             }
         }
         Ok(())
     }
 
-    /// Stores some of the run's keys, folded through its target.
-    fn store_some(&mut self, mut run: Run) -> Result<(), Error> {
-        let tables = &self.inner.tables;
-        let (mut changes, mut seen, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while seen.len() < STEP_KEYS && bytes < STEP_BYTES {
-            let Some(key) = run.keys.pop() else { break };
-            match tables.fold(&key, run.target) {
+    /// Stores some of a shard's keys, folded through the run's target.
+    fn store_some(&mut self, mut run: Run, shard: usize) -> Result<(), Error> {
+        let keys = &mut run.keys[shard];
+        let some = keys.split_off(keys.len().saturating_sub(STEP_KEYS));
+        let target = run.target;
+        let (folded, rest) = self
+            .inner
+            .call(shard, move |shard| fold_some(shard, some, target))?;
+        keys.extend(rest);
+        let (mut changes, mut seen) = (Vec::new(), Vec::new());
+        for (key, fold) in folded {
+            match fold {
                 Fold::Clean => seen.push((key, None)),
                 Fold::Store(cell, through) => {
                     let value = encode_stored(through, &cell);
-                    bytes += key.as_bytes().len() + value.len();
                     changes.push(Change::Put(key.clone(), value));
                     seen.push((key, Some(through)));
                 }
@@ -243,8 +251,7 @@ impl Sequencer {
                     // Emptied now, removed with the mark: were it gone before, a replay would
                     // rebuild it from the later deltas alone.
                     if stored {
-                        let value = encode_stored(run.target, &Cell::empty());
-                        bytes += key.as_bytes().len() + value.len();
+                        let value = encode_stored(target, &Cell::empty());
                         changes.push(Change::Put(key.clone(), value));
                     }
                     run.forgotten.push(key);
@@ -252,13 +259,13 @@ impl Sequencer {
             }
         }
         let outcome = self.inner.engine.change(changes);
-        if outcome.is_ok() {
-            for (key, through) in seen {
-                tables.stored(&key, through);
-            }
-        }
         self.checkpoints.run = Some(run);
-        outcome
+        outcome?;
+        self.inner.call(shard, move |shard| {
+            for (key, through) in &seen {
+                shard.owner.stored(key, *through);
+            }
+        })
     }
 
     /// Ends a run with its mark.
@@ -273,7 +280,10 @@ impl Sequencer {
             }
         }
         changes.extend(checkpoints.consumed.iter().copied().map(Change::Unpost));
-        changes.push(Change::Mark(run.target));
+        let covered = self.logged.iter().take_while(|g| g.high <= run.target);
+        let log_start = self.logged.get(covered.count());
+        let log_start = log_start.map_or(self.next_number, |group| group.number);
+        changes.push(Change::Mark(run.target, log_start));
         let outcome = self.inner.engine.change(changes);
         if let Err(error) = outcome {
             checkpoints.run = Some(run);
@@ -284,8 +294,10 @@ impl Sequencer {
         }
         checkpoints.posted.extend(posts);
         checkpoints.done = run.target;
-        for key in &run.forgotten {
-            self.inner.tables.forget(key);
+        for key in run.forgotten {
+            let index = self.inner.shard_of(&key);
+            self.inner
+                .call(index, move |shard| shard.owner.forget(&key))?;
         }
         let counters = &self.inner.counters;
         counters.checkpoints.fetch_add(1, Ordering::Relaxed);
@@ -296,23 +308,36 @@ impl Sequencer {
         Ok(())
     }
 
-    /// Removes some of the log records that the last checkpoint covers.
+    /// Removes some of the groups that the last checkpoint covers from the log.
     fn trim_some(&mut self) -> Result<(), Error> {
         let done = self.checkpoints.done;
-        let covered = self
-            .logged
-            .partition_point(|record| record.time <= done)
-            .min(STEP_RECORDS);
-        let records: Vec<_> = self.logged.drain(..covered).collect();
-        let bytes: u64 = records.iter().map(|record| record.size_bytes).sum();
+        let covered = self.logged.iter().take_while(|group| group.high <= done);
+        let covered = covered.take(STEP_GROUPS).count();
+        let groups: Vec<_> = self.logged.drain(..covered).collect();
+        let bytes: u64 = groups.iter().map(|group| group.size_bytes).sum();
         self.inner
             .counters
             .log_bytes
             .fetch_sub(bytes, Ordering::Relaxed);
-        self.inner.engine.trim(
-            records
-                .into_iter()
-                .map(|record| (record.time, record.writer)),
-        )
+        self.inner
+            .engine
+            .trim(groups.into_iter().map(|group| group.number))
     }
+}
+
+/// What a step learnt of its keys, and those it left for the next one.
+type Folded = (Vec<(Key, Fold)>, Vec<Key>);
+
+/// Folds keys, on their shard's thread, until there are enough bytes for one step.
+fn fold_some(shard: &mut Shard, mut keys: Vec<Key>, target: Time) -> Folded {
+    let (mut folded, mut bytes) = (Vec::new(), 0);
+    while bytes < STEP_BYTES {
+        let Some(key) = keys.pop() else { break };
+        let fold = shard.owner.fold(&key, target);
+        if let Fold::Store(cell, _) = &fold {
+            bytes += key.as_bytes().len() + cell.weight_bytes();
+        }
+        folded.push((key, fold));
+    }
+    (folded, keys)
 }

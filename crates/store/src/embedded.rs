@@ -1,31 +1,42 @@
 //! A partition in a directory of this machine.
 //!
-//! It puts the parts together: the directory's lock, the engine, the tables, the pins, and the
-//! sequencer's thread. Reads are answered here, on the caller's thread.
+//! It puts the parts together: the directory's lock, the engine, the shards with their threads,
+//! the pins, and the log's thread. Reads are answered here, on the caller's thread.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, ThreadId};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tidemill_lattice::{Cell, Clock, Key, Time, Writer};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::engine::Engine;
 use crate::fence::Fence;
+use crate::frontier::Frontier;
+use crate::latch::Latch;
 use crate::lock::DirectoryLock;
-use crate::sequencer::{Ask, Queue, Queued, Sequencer};
-use crate::tables::{Found, Tables};
+use crate::mailbox::{Mail, Mailbox};
+use crate::record::Entries;
+use crate::sequencer::{Queue, Queued, Sequencer};
+use crate::shard::{Driver, Shard, Sleeper};
+use crate::space::Space;
+use crate::table::{Found, View};
 use crate::{
     Commit, Committed, Disk, Done, Error, MessageId, Page, Pins, Snapshot, Stats, Store,
     SystemDisk, Update, recovery, scan,
 };
 
+/// A key hashes to one of so many slots, by XXH3-64 of its encoded form; a shard owns a range
+/// of them.
+const SLOTS: u64 = 4096;
+
 /// How an [`Embedded`] store runs.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// Where it keeps everything. Created if it is not there.
     pub directory: PathBuf,
@@ -33,6 +44,10 @@ pub struct Options {
     pub snapshot_lifetime_us: u64,
     /// Above so many bytes of versions in memory, clean keys leave for the durable tier.
     pub memory_bytes: u64,
+    /// How many shards there are, each with a thread of its own.
+    pub shards: usize,
+    /// Who runs those threads.
+    pub driver: Arc<dyn Driver>,
     /// The engine's cache of blocks, in bytes.
     pub cache_bytes: u64,
     /// A checkpoint begins after so many bytes of log.
@@ -54,6 +69,8 @@ impl Options {
             directory: directory.into(),
             snapshot_lifetime_us: 10 * 60 * 1_000_000,
             memory_bytes: 512 * MEBIBYTE,
+            shards: thread::available_parallelism().map_or(1, usize::from),
+            driver: Arc::new(Sleeper),
             cache_bytes: 64 * MEBIBYTE,
             checkpoint_bytes: 16 * MEBIBYTE,
             checkpoint_us: 10 * 1_000_000,
@@ -76,25 +93,52 @@ pub(crate) struct Counters {
     pub(crate) read_only: AtomicBool,
 }
 
-/// What readers and the sequencer share. The lock is the last to go.
+/// What readers, shards and the sequencer share. The lock is the last to go.
 pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) engine: Engine,
-    pub(crate) tables: Tables,
+    pub(crate) views: Vec<Arc<View>>,
+    pub(crate) mailboxes: Vec<Mailbox>,
+    pub(crate) frontier: Frontier,
     pub(crate) pins: Arc<Pins>,
     pub(crate) pending: Mutex<BTreeMap<MessageId, Bytes>>,
     pub(crate) queue: Mutex<Queue>,
     pub(crate) wake: Condvar,
+    pub(crate) space: Space,
+    /// Bytes that shards have written and the log has not.
+    pub(crate) backlog: AtomicU64,
     pub(crate) counters: Counters,
+    /// Why nothing is written any more; see `counters.read_only`.
+    cause: Mutex<Option<String>>,
     _lock: DirectoryLock,
 }
 
+/// Which of `count` shards owns a key.
+pub(crate) fn shard_of(key: &Key, count: usize) -> usize {
+    let slot = xxh3_64(key.as_bytes()) % SLOTS;
+    (slot * count as u64 / SLOTS) as usize
+}
+
 impl Inner {
+    pub(crate) fn shard_of(&self, key: &Key) -> usize {
+        shard_of(key, self.views.len())
+    }
+
+    /// Moves snapshots up to the newest complete state.
+    pub(crate) fn advance(&self) -> Time {
+        let stable = self.frontier.stable();
+        self.pins.advance(stable);
+        stable
+    }
+
     /// A key as of `at`. The caller checks the pin afterwards.
     pub(crate) fn read(&self, key: &Key, at: Time, keep: bool) -> Result<Option<Arc<Cell>>, Error> {
-        let ticket = match self.tables.get(key, at) {
+        let shard = self.shard_of(key);
+        let ticket = match self.views[shard].get(key, at) {
             Found::Here(cell) => return Ok(cell),
+            // The pin has expired; whoever checks it says so.
+            Found::Folded => return Ok(None),
             Found::Cold(ticket) => ticket,
         };
         // A key missing from memory is clean: the durable tier has every commit to it that a
@@ -103,12 +147,56 @@ impl Inner {
             return Ok(None);
         };
         let cell = Arc::new(stored.cell);
-        let budget = self.options.memory_bytes;
-        if keep && self.tables.bytes() <= budget + budget / 8 {
-            self.tables
-                .offer(key, Arc::clone(&cell), stored.through, ticket);
+        if keep {
+            let offer = Mail::Offer(key.clone(), Arc::clone(&cell), stored.through, ticket);
+            // A shard that is gone keeps nothing.
+            drop(self.mailboxes[shard].post(offer));
         }
         Ok((!cell.is_bottom()).then_some(cell))
+    }
+
+    /// Gives the log what a shard has written. Answers the ticket.
+    pub(crate) fn hand_over(&self, shard: usize, entries: Entries, waits: bool) -> u64 {
+        let bytes = entries.len() as u64;
+        self.backlog.fetch_add(bytes, Ordering::Relaxed);
+        let (ticket, wakes) = self.queue.lock().hand_over(shard, entries, waits);
+        if wakes {
+            self.wake.notify_one();
+        }
+        ticket
+    }
+
+    /// Does something on a shard's thread and waits for it. Never to be called from one.
+    pub(crate) fn call<T: Send + 'static>(
+        &self,
+        shard: usize,
+        work: impl FnOnce(&mut Shard) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let latch = Latch::default();
+        let result = Arc::new(Mutex::new(None));
+        let slot = Arc::clone(&result);
+        let work = move |shard: &mut Shard| *slot.lock() = Some(work(shard));
+        drop(self.mailboxes[shard].post(Mail::Run(Box::new(work), latch.part())));
+        latch.wait()?;
+        result.lock().take().ok_or(Error::Closed)
+    }
+
+    /// Why nothing can be written, if a write has failed.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        if !self.counters.read_only.load(Ordering::Relaxed) {
+            return None;
+        }
+        let cause = self.cause.lock().clone().unwrap_or_default();
+        Some(Error::ReadOnly {
+            directory: self.options.directory.clone(),
+            cause,
+        })
+    }
+
+    pub(crate) fn stop_writing(&self, error: &Error) {
+        tracing::error!(%error, "the store is read-only from now on");
+        self.cause.lock().get_or_insert_with(|| error.to_string());
+        self.counters.read_only.store(true, Ordering::Relaxed);
     }
 }
 
@@ -116,32 +204,23 @@ impl Inner {
 /// directory.
 pub struct Embedded {
     inner: Arc<Inner>,
-    thread: Option<JoinHandle<()>>,
+    threads: Option<Threads>,
     writer: Writer,
 }
 
-impl Embedded {
-    /// Queues something for the sequencer.
-    fn ask(&self, ask: Ask, done: Done) {
-        let mut queue = self.inner.queue.lock();
-        if queue.closing {
-            drop(queue);
-            return done(Err(Error::Closed));
-        }
-        queue.commits.push(Queued { ask, done });
-        let idle = queue.idle;
-        drop(queue);
-        if idle {
-            self.inner.wake.notify_one();
-        }
-    }
+/// The threads of a store.
+struct Threads {
+    sequencer: JoinHandle<()>,
+    shards: Vec<JoinHandle<()>>,
+}
 
+impl Embedded {
     /// Opens a directory: takes its lock, recovers what the last life left, begins a new
-    /// epoch, and starts the sequencer. `clock` is the wall clock.
+    /// epoch, and starts the threads. `clock` is the wall clock.
     ///
     /// # Errors
     /// [`Error::InUse`] if another store has it open; [`Error::Corrupt`] if what is there is
-    /// damaged; [`Error::Format`] if a newer version wrote it; [`Error::Io`] otherwise.
+    /// damaged; [`Error::Format`] if another version wrote it; [`Error::Io`] otherwise.
     pub fn open(options: Options, clock: Arc<dyn Clock>) -> Result<Embedded, Error> {
         let lock = DirectoryLock::take(&options.directory)?;
         let (mut fence, void) =
@@ -151,39 +230,56 @@ impl Embedded {
             Arc::clone(&options.disk),
             options.cache_bytes,
         )?;
-        let tables = Tables::new();
-        let recovered = recovery::recover(&engine, &tables, void)?;
+        let mut owners = recovery::owners(options.shards.clamp(1, SLOTS as usize));
+        let recovered = recovery::recover(&engine, &mut owners, void)?;
         engine.begin(recovered.writer.0, &recovered.drop)?;
         if void.is_some() {
             fence.clear().map_err(|e| fence_error(&options, &e))?;
         }
-        let pins = Pins::new(recovered.stable, options.snapshot_lifetime_us);
+        let pins = Pins::new(recovered.floor, options.snapshot_lifetime_us);
         let counters = Counters::default();
         counters
             .checkpoint
             .store(recovered.checkpoint.as_u64(), Ordering::Relaxed);
         let writer = recovered.writer;
+        let space = Space::new(
+            options.directory.clone(),
+            Arc::clone(&options.disk),
+            options.reserve_bytes,
+        );
         let inner = Arc::new(Inner {
             pending: Mutex::new(recovered.pending.clone()),
+            views: owners
+                .iter()
+                .map(|owner| Arc::clone(owner.view()))
+                .collect(),
+            mailboxes: owners.iter().map(|_| Mailbox::default()).collect(),
+            // One slot more, for the sequencer.
+            frontier: Frontier::new(recovered.floor, owners.len() + 1),
             options,
             clock,
             engine,
-            tables,
             pins,
             queue: Mutex::default(),
             wake: Condvar::new(),
+            space,
+            backlog: AtomicU64::new(0),
             counters,
+            cause: Mutex::default(),
             _lock: lock,
         });
+        let shards = owners.into_iter().enumerate();
+        let shards =
+            shards.map(|(index, owner)| Shard::new(index, Arc::clone(&inner), owner, writer));
         let sequencer = Sequencer::new(Arc::clone(&inner), recovered, fence);
-        let thread = start(sequencer).map_err(|e| Error::Io {
-            operation: "starting the sequencer's thread",
+        let threads = start(sequencer, shards.collect()).map_err(|e| Error::Io {
+            operation: "starting the store's threads",
             directory: inner.options.directory.clone(),
             cause: e.to_string(),
         })?;
         Ok(Embedded {
             inner,
-            thread: Some(thread),
+            threads: Some(threads),
             writer,
         })
     }
@@ -214,10 +310,19 @@ impl Embedded {
     }
 }
 
-fn start(sequencer: Sequencer) -> std::io::Result<JoinHandle<()>> {
-    thread::Builder::new()
-        .name("store-sequencer".to_owned())
-        .spawn(move || sequencer.run())
+fn start(sequencer: Sequencer, shards: Vec<Shard>) -> std::io::Result<Threads> {
+    let inner = Arc::clone(&sequencer.inner);
+    let mut threads = Vec::with_capacity(shards.len());
+    for shard in shards {
+        let driver = Arc::clone(&inner.options.driver);
+        let thread = thread::Builder::new().name(format!("store-shard-{}", shard.index()));
+        threads.push(thread.spawn(move || driver.drive(shard))?);
+    }
+    let thread = thread::Builder::new().name("store-log".to_owned());
+    Ok(Threads {
+        sequencer: thread.spawn(move || sequencer.run())?,
+        shards: threads,
+    })
 }
 
 fn fence_error(options: &Options, error: &std::io::Error) -> Error {
@@ -228,29 +333,74 @@ fn fence_error(options: &Options, error: &std::io::Error) -> Error {
     }
 }
 
+impl Threads {
+    fn has(&self, id: ThreadId) -> bool {
+        let mut all = self.shards.iter().chain([&self.sequencer]);
+        all.any(|thread| thread.thread().id() == id)
+    }
+
+    /// Ends them in the order in which they need each other.
+    fn end(self, inner: &Inner) {
+        for mailbox in &inner.mailboxes {
+            mailbox.close();
+        }
+        for shard in 0..inner.mailboxes.len() {
+            // What was asked before is with the log after this; a shard that is gone asks nothing.
+            drop(inner.call(shard, |_| ()));
+        }
+        inner.queue.lock().closing = true;
+        inner.wake.notify_one();
+        if self.sequencer.join().is_err() {
+            tracing::error!("the log's thread ended in a panic");
+        }
+        for mailbox in &inner.mailboxes {
+            drop(mailbox.post(Mail::Stop));
+        }
+        for shard in self.shards {
+            if shard.join().is_err() {
+                tracing::error!("a shard's thread ended in a panic");
+            }
+        }
+    }
+}
+
 impl Drop for Embedded {
     fn drop(&mut self) {
-        self.inner.queue.lock().closing = true;
-        self.inner.wake.notify_one();
-        let Some(thread) = self.thread.take() else {
+        let Some(threads) = self.threads.take() else {
             return;
         };
-        // Dropped from a `done`: the sequencer can not wait for itself, and ends on its own.
-        if thread.thread().id() != thread::current().id() && thread.join().is_err() {
-            tracing::error!("the sequencer ended in a panic");
+        let inner = Arc::clone(&self.inner);
+        if !threads.has(thread::current().id()) {
+            return threads.end(&inner);
+        }
+        // Dropped from a `done`: a thread can not wait for itself.
+        let closer = thread::Builder::new().name("store-closer".to_owned());
+        if let Err(error) = closer.spawn(move || threads.end(&inner)) {
+            tracing::error!(%error, "the store could not be closed in order");
         }
     }
 }
 
 impl Store for Embedded {
     fn snapshot(&self) -> Snapshot {
-        self.inner.pins.pin(self.inner.clock.now_micros())
+        let now_us = self.inner.clock.now_micros();
+        self.inner.frontier.tick(now_us);
+        self.inner.advance();
+        self.inner.pins.pin(now_us)
     }
 
     fn read_at(&self, key: &Key, at: &Snapshot) -> Result<Option<Arc<Cell>>, Error> {
         let cell = self.inner.read(key, at.time(), true);
         self.inner.pins.check(at.time())?;
         cell
+    }
+
+    fn newest(&self, key: &Key) -> Result<Option<Arc<Cell>>, Error> {
+        if self.inner.failure().is_some() {
+            // What the log has lost is here and never happened.
+            return self.read_at(key, &self.snapshot());
+        }
+        self.inner.read(key, Time::MAX, true)
     }
 
     fn scan(
@@ -270,19 +420,31 @@ impl Store for Embedded {
                 messages: Vec::new(),
             }));
         }
-        let held = match self
-            .inner
-            .pins
-            .hold(commit.snapshot, self.inner.clock.now_micros())
-        {
+        let inner = &*self.inner;
+        inner.advance();
+        let held = match inner.pins.hold(commit.snapshot, inner.clock.now_micros()) {
             Ok(held) => held,
             Err(error) => return done(Err(error)),
         };
-        self.ask(Ask::Commit(commit, held), done);
+        let mut queue = inner.queue.lock();
+        if queue.closing {
+            drop(queue);
+            return done(Err(Error::Closed));
+        }
+        queue.commits.push(Queued { commit, held, done });
+        let idle = queue.idle;
+        drop(queue);
+        if idle {
+            inner.wake.notify_one();
+        }
     }
 
     fn update(&self, update: Update, done: Done) {
-        self.ask(Ask::Update(update), done);
+        let shard = self.inner.shard_of(&update.key);
+        let posted = self.inner.mailboxes[shard].post(Mail::Update(update, done));
+        if let Err(Mail::Update(_, done)) = posted {
+            done(Err(Error::Closed));
+        }
     }
 
     fn apply(
@@ -309,9 +471,17 @@ impl Store for Embedded {
         let counters = &inner.counters;
         let number = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let now_us = inner.clock.now_micros();
+        let sum = |of: fn(&View) -> u64| inner.views.iter().map(|view| of(view)).sum();
+        let stable = inner.advance();
         Stats {
-            keys: inner.tables.keys(),
-            bytes: inner.tables.bytes(),
+            keys: sum(View::keys),
+            bytes: sum(View::bytes),
+            evictions: sum(View::evictions),
+            queued: inner
+                .mailboxes
+                .iter()
+                .map(|mailbox| mailbox.len() as u64)
+                .sum(),
             commits: number(&counters.commits),
             flushes: number(&counters.flushes),
             syncs: number(&counters.syncs),
@@ -321,9 +491,9 @@ impl Store for Embedded {
             checkpoint: Time::from_u64(number(&counters.checkpoint)),
             oldest_pin_us: inner.pins.oldest_age_us(now_us),
             low_water: inner.pins.low_water(now_us),
-            stable: inner.pins.stable(),
+            stable,
             messages_pending: inner.pending.lock().len() as u64,
-            conflicts_dropped: inner.tables.conflicts(),
+            conflicts_dropped: sum(View::conflicts),
             read_only: counters.read_only.load(Ordering::Relaxed),
         }
     }

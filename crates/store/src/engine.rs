@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, UserKey, UserValue};
-use tidemill_lattice::{Cell, Key, Time, Writer};
+use tidemill_lattice::{Cell, Key, Time};
 
 use crate::{Disk, Durability, Error, MessageId, disk::Step};
 
@@ -21,7 +21,9 @@ use crate::{Disk, Durability, Error, MessageId, disk::Step};
 const MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
 /// Journals that the engine keeps before it flushes the keyspaces that hold on to them.
 const JOURNAL_BYTES: u64 = 128 * 1024 * 1024;
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// The number of the first group of a new log.
+const FIRST_GROUP: u64 = 1;
 
 /// One value of the durable tier: a cell complete through a time.
 #[derive(Clone, Debug)]
@@ -31,10 +33,12 @@ pub(crate) struct Stored {
 }
 
 /// What the metadata says.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Meta {
     pub(crate) epoch: u32,
     pub(crate) checkpoint: Time,
+    /// The first group of the log that the checkpoint does not cover.
+    pub(crate) log_start: u64,
 }
 
 /// A change of the durable tier in a checkpoint.
@@ -43,7 +47,8 @@ pub(crate) enum Change {
     Forget(Key),
     Post(MessageId, Bytes),
     Unpost(MessageId),
-    Mark(Time),
+    /// The durable tier is complete through a time; the log is needed from a group on.
+    Mark(Time, u64),
 }
 
 pub(crate) struct Engine {
@@ -92,7 +97,13 @@ impl Engine {
     /// Checks the format, and reads what the last life of this store left.
     pub(crate) fn meta(&self) -> Result<Meta, Error> {
         match self.number("format")? {
-            None => return Ok(Meta::default()),
+            None => {
+                return Ok(Meta {
+                    epoch: 0,
+                    checkpoint: Time::ZERO,
+                    log_start: FIRST_GROUP,
+                });
+            }
             Some(format) if format == u64::from(FORMAT) => {}
             Some(format) => {
                 let found = u32::try_from(format).unwrap_or(u32::MAX);
@@ -107,7 +118,12 @@ impl Engine {
         let epoch =
             u32::try_from(epoch).map_err(|_| self.corrupt("the epoch", "it is out of range"))?;
         let checkpoint = Time::from_u64(self.number("checkpoint")?.unwrap_or(0));
-        Ok(Meta { epoch, checkpoint })
+        let log_start = self.number("log-start")?.unwrap_or(FIRST_GROUP);
+        Ok(Meta {
+            epoch,
+            checkpoint,
+            log_start,
+        })
     }
 
     fn number(&self, name: &str) -> Result<Option<u64>, Error> {
@@ -119,23 +135,24 @@ impl Engine {
         Ok(Some(u64::from_be_bytes(bytes)))
     }
 
-    /// Begins a new life: writes the epoch and drops voided or torn records, synced.
-    pub(crate) fn begin(&self, epoch: u32, drop: &[(Time, Writer)]) -> Result<(), Error> {
+    /// Begins a new life: writes the epoch and drops voided or torn groups, synced.
+    pub(crate) fn begin(&self, epoch: u32, drop: &[u64]) -> Result<(), Error> {
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
         batch.insert(&self.meta, "format", u64::from(FORMAT).to_be_bytes());
         batch.insert(&self.meta, "epoch", u64::from(epoch).to_be_bytes());
-        for (time, writer) in drop {
-            batch.remove(&self.log, log_key(*time, *writer));
+        for number in drop {
+            batch.remove(&self.log, number.to_be_bytes());
         }
         batch
             .commit()
             .map_err(|e| self.write_error("beginning a new epoch", &e))
     }
 
-    /// Appends records as one batch, and syncs if `durability` asks for it.
+    /// Appends a group, and syncs if `durability` asks for it.
     pub(crate) fn append(
         &self,
-        records: impl Iterator<Item = (Time, Writer, Vec<u8>)>,
+        number: u64,
+        group: Vec<u8>,
         durability: Durability,
     ) -> Result<(), Error> {
         const OPERATION: &str = "writing the log";
@@ -146,9 +163,7 @@ impl Engine {
             Durability::Durable => PersistMode::SyncData,
         };
         let mut batch = self.database.batch().durability(Some(mode));
-        for (time, writer, record) in records {
-            batch.insert(&self.log, log_key(time, writer), record);
-        }
+        batch.insert(&self.log, number.to_be_bytes(), group);
         batch
             .commit()
             .map_err(|e| self.write_error(OPERATION, &e))?;
@@ -167,19 +182,20 @@ impl Engine {
                 Change::Forget(key) => batch.remove(&self.data, user_key(&key)),
                 Change::Post(id, body) => batch.insert(&self.outbox, message_key(id), body),
                 Change::Unpost(id) => batch.remove(&self.outbox, message_key(id)),
-                Change::Mark(time) => {
+                Change::Mark(time, log_start) => {
                     batch.insert(&self.meta, "checkpoint", time.as_u64().to_be_bytes());
+                    batch.insert(&self.meta, "log-start", log_start.to_be_bytes());
                 }
             }
         }
         batch.commit().map_err(|e| self.write_error(OPERATION, &e))
     }
 
-    /// Removes log records that a checkpoint covers.
-    pub(crate) fn trim(&self, records: impl Iterator<Item = (Time, Writer)>) -> Result<(), Error> {
+    /// Removes groups of the log that a checkpoint covers.
+    pub(crate) fn trim(&self, groups: impl Iterator<Item = u64>) -> Result<(), Error> {
         let mut batch = self.database.batch();
-        for (time, writer) in records {
-            batch.remove(&self.log, log_key(time, writer));
+        for number in groups {
+            batch.remove(&self.log, number.to_be_bytes());
         }
         batch
             .commit()
@@ -268,15 +284,13 @@ impl Engine {
             .map_err(|e| self.corrupt("the key table", format!("a key is not one: {e}")))
     }
 
-    /// Every record of the log, in order: its time, its writer, its bytes.
-    pub(crate) fn records(
-        &self,
-    ) -> impl Iterator<Item = Result<(Time, Writer, Bytes), Error>> + '_ {
+    /// Every group of the log, in order: its number, its bytes.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = Result<(u64, Bytes), Error>> + '_ {
         self.log.iter().map(|guard| {
             let (key, value) = guard.into_inner().map_err(|e| self.read_error(&e))?;
-            let (time, writer) = read_log_key(&key)
-                .ok_or_else(|| self.corrupt("the log", "a record's key has the wrong length"))?;
-            Ok((time, writer, Bytes::copy_from_slice(&value)))
+            let number = <[u8; 8]>::try_from(&*key)
+                .map_err(|_| self.corrupt("the log", "a group's key has the wrong length"))?;
+            Ok((u64::from_be_bytes(number), Bytes::copy_from_slice(&value)))
         })
     }
 
@@ -284,10 +298,10 @@ impl Engine {
     pub(crate) fn messages(&self) -> impl Iterator<Item = Result<(MessageId, Bytes), Error>> + '_ {
         self.outbox.iter().map(|guard| {
             let (key, value) = guard.into_inner().map_err(|e| self.read_error(&e))?;
-            let (time, index) = read_log_key(&key).ok_or_else(|| {
+            let id = read_message_key(&key).ok_or_else(|| {
                 self.corrupt("the outbox", "a message's key has the wrong length")
             })?;
-            Ok(((time, index.0), Bytes::copy_from_slice(&value)))
+            Ok((id, Bytes::copy_from_slice(&value)))
         })
     }
 
@@ -358,22 +372,16 @@ fn user_key(key: &Key) -> UserKey {
 }
 
 /// Big endian, so that the order of keys is the order of commits.
-fn log_key(time: Time, writer: Writer) -> UserValue {
+fn message_key((time, index): MessageId) -> UserValue {
     let mut key = [0; 12];
     key[..8].copy_from_slice(&time.as_u64().to_be_bytes());
-    key[8..].copy_from_slice(&writer.0.to_be_bytes());
+    key[8..].copy_from_slice(&index.to_be_bytes());
     UserValue::new(&key)
 }
 
-fn message_key((time, index): MessageId) -> UserValue {
-    log_key(time, Writer(index))
-}
-
-fn read_log_key(key: &[u8]) -> Option<(Time, Writer)> {
+fn read_message_key(key: &[u8]) -> Option<MessageId> {
     let (time, rest) = key.split_first_chunk::<8>()?;
-    let writer = <[u8; 4]>::try_from(rest).ok()?;
-    Some((
-        Time::from_u64(u64::from_be_bytes(*time)),
-        Writer(u32::from_be_bytes(writer)),
-    ))
+    let index = <[u8; 4]>::try_from(rest).ok()?;
+    let time = Time::from_u64(u64::from_be_bytes(*time));
+    Some((time, u32::from_be_bytes(index)))
 }

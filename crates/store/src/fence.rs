@@ -2,27 +2,27 @@
 //!
 //! The engine can not take back bytes that it wrote before a write or a sync failed; after a
 //! restart they may be there. So the store writes here, in place, in a small file that was
-//! laid out when the store was opened: records of this writer from this time on are void. It
+//! laid out when the store was opened: groups of this writer from this number on are void. It
 //! then takes no more writes, so one mark a life is enough. Recovery removes what is void.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 
-use tidemill_lattice::{Time, Writer};
+use tidemill_lattice::Writer;
 
 const LENGTH: usize = 24;
 
-/// Records of `writer` at or above `from` never happened.
+/// Groups of `writer` whose number is `from` or above never happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Void {
     pub(crate) writer: Writer,
-    pub(crate) from: Time,
+    pub(crate) from: u64,
 }
 
 impl Void {
-    pub(crate) fn covers(self, time: Time, writer: Writer) -> bool {
-        writer == self.writer && time >= self.from
+    pub(crate) fn covers(self, number: u64, writer: Writer) -> bool {
+        writer == self.writer && number >= self.from
     }
 }
 
@@ -71,7 +71,7 @@ fn encode(void: Void) -> [u8; LENGTH] {
     let mut bytes = [0; LENGTH];
     bytes[..4].copy_from_slice(b"void");
     bytes[4..8].copy_from_slice(&void.writer.0.to_be_bytes());
-    bytes[8..16].copy_from_slice(&void.from.as_u64().to_be_bytes());
+    bytes[8..16].copy_from_slice(&void.from.to_be_bytes());
     let checksum = xxhash_rust::xxh3::xxh3_64(&bytes[..16]);
     bytes[16..].copy_from_slice(&checksum.to_be_bytes());
     bytes
@@ -84,7 +84,7 @@ fn decode(bytes: &[u8]) -> Option<Void> {
     let (from, _) = rest.split_first_chunk::<8>()?;
     let void = Void {
         writer: Writer(u32::from_be_bytes(*writer)),
-        from: Time::from_u64(u64::from_be_bytes(*from)),
+        from: u64::from_be_bytes(*from),
     };
     (encode(void) == bytes).then_some(void)
 }
@@ -98,7 +98,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let void = Void {
             writer: Writer(3),
-            from: Time::from_micros(77),
+            from: 77,
         };
         let (mut fence, mark) = Fence::open(directory.path()).expect("opens");
         assert_eq!(mark, None);
@@ -114,13 +114,13 @@ mod tests {
     }
 
     #[test]
-    fn it_covers_one_writer_from_one_time_on() {
+    fn it_covers_one_writer_from_one_number_on() {
         let void = Void {
             writer: Writer(3),
-            from: Time::from_micros(77),
+            from: 77,
         };
-        assert!(void.covers(Time::from_micros(77), Writer(3)));
-        assert!(!void.covers(Time::from_micros(77).prev(), Writer(3)));
-        assert!(!void.covers(Time::from_micros(78), Writer(4)));
+        assert!(void.covers(77, Writer(3)));
+        assert!(!void.covers(76, Writer(3)));
+        assert!(!void.covers(78, Writer(4)));
     }
 }

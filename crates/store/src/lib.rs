@@ -1,7 +1,8 @@
 //! A partition: versions of keys in memory, with a log and a durable tier behind them.
 //!
-//! A commit is decided by one sequencer, logged as one record, and becomes visible all at
-//! once when `stable` passes its time. Readers pin a [`Snapshot`] and never wait for a writer.
+//! Keys belong to shards, each with a thread that alone writes them. A commit gets its time
+//! from one sequencer, is logged as one entry, and becomes visible all at once when the newest
+//! complete state passes its time. Readers pin a [`Snapshot`] and never wait for a writer.
 //! [`Store`] is the interface that everybody else holds; [`Embedded`] keeps a partition in a
 //! directory of this machine.
 //!
@@ -15,15 +16,19 @@ mod embedded;
 mod engine;
 mod error;
 mod fence;
-mod group;
+pub mod frontier;
+mod latch;
 mod lock;
+mod mailbox;
 pub mod pins;
 pub mod record;
 mod recovery;
 mod scan;
 mod sequencer;
+mod shard;
+mod space;
 mod stats;
-mod tables;
+mod table;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -35,6 +40,7 @@ pub use disk::{Disk, Step, SystemDisk};
 pub use embedded::{Embedded, Options};
 pub use error::Error;
 pub use pins::{Pins, Snapshot};
+pub use shard::{Driver, Shard, Sleeper, Told, Turn};
 pub use stats::Stats;
 
 /// The time in the dots of a write that is not committed yet. A commit replaces it.
@@ -43,8 +49,9 @@ pub const PROVISIONAL: Time = Time::MAX;
 /// What a commit's answer promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Durability {
-    /// In this process and handed to the operating system. It outlives the process,
-    /// but the last moments are lost with the machine.
+    /// In this process. A commit has also been handed to the operating system: it outlives the
+    /// process, but the last moments are lost with the machine. An update follows it within
+    /// milliseconds, in the order of what was seen.
     Memory,
     /// On stable storage (a data sync, shared by all commits of one group).
     Durable,
@@ -97,8 +104,8 @@ pub struct Committed {
 
 /// What decides an update: gets the key's newest cell (tombstones included, `None` if nothing
 /// was ever written), the time to judge expiry by, and the next dots; gives the delta, or
-/// `None` to write nothing. Called once, on the sequencer's thread: it must be short and must
-/// not block.
+/// `None` to write nothing. Called once, on the thread of the key's shard: it must be short and
+/// must not block.
 pub type Decide =
     Box<dyn FnOnce(Option<&Cell>, Time, &mut dyn FnMut() -> Dot) -> Option<Cell> + Send>;
 
@@ -135,6 +142,13 @@ pub trait Store: Send + Sync + 'static {
     /// [`Error::Corrupt`] if the durable tier can not give the value.
     fn read_at(&self, key: &Key, at: &Snapshot) -> Result<Option<Arc<Cell>>, Error>;
 
+    /// The newest cell of a key that is here, as writes of level `eventual` see it: it may be of
+    /// a commit whose other keys are not to be seen yet. Tombstones are returned as cells.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Corrupt`] if the durable tier can not give the value.
+    fn newest(&self, key: &Key) -> Result<Option<Arc<Cell>>, Error>;
+
     /// The keys with this encoded prefix that are visible at the snapshot, in order, after
     /// `after` (exclusive), at most `limit` of them.
     ///
@@ -148,7 +162,7 @@ pub trait Store: Send + Sync + 'static {
         at: &Snapshot,
     ) -> Result<Page, Error>;
 
-    /// Hands a commit to the sequencer. `done` is called once, from the sequencer's thread (or
+    /// Hands a commit to the sequencer. `done` is called once, from a thread of the store's (or
     /// at once, if there is nothing to commit or nowhere to commit it), so it must be short and
     /// must not block; when it is called with `Ok`, every new
     /// snapshot sees the commit.

@@ -1,20 +1,28 @@
-//! The encoding of one commit in the log.
+//! The encoding of one group of commits in the log.
 //!
 //! | field | bytes |
 //! |---|---|
-//! | version, 1 | 1 |
-//! | commit time | 8, big endian |
+//! | version, 2 | 1 |
+//! | number of the group, rising by one | 8, big endian |
 //! | writer | 4, big endian |
-//! | time of the record before it | 8, big endian |
-//! | request id | 16, big endian |
-//! | snapshot | 8, big endian |
-//! | consumed message: 0, or 1 and time and index | 1, or 1 + 8 + 4 |
-//! | deltas: count, then each key and cell with its length before it | LEB128 lengths |
-//! | messages: count, then each with its length before it | LEB128 lengths |
+//! | lowest and greatest commit time in it | 8 + 8, big endian |
+//! | entries, each with its kind before it, up to the checksum | |
 //! | XXH3-64 of everything before | 8, big endian |
 //!
-//! The engine has checksums of its own; these are the second line. The time of the record
-//! before shows a record that is missing from the middle.
+//! An entry of kind 0 is a write of one key, of kind 1 a commit:
+//!
+//! | field | kinds | bytes |
+//! |---|---|---|
+//! | commit time | both | 8, big endian |
+//! | how far the snapshot lies below it | both | LEB128 |
+//! | key and cell, each with its length before it | 0 | LEB128 lengths |
+//! | request id | 1 | 16, big endian |
+//! | consumed message: 0, or 1 and time and index | 1 | 1, or 1 + 8 + 4 |
+//! | deltas: count, then each key and cell with its length before it | 1 | LEB128 lengths |
+//! | messages: count, then each with its length before it | 1 | LEB128 lengths |
+//!
+//! The engine has checksums of its own; these are the second line. The numbers show a group
+//! that is missing from the middle.
 //!
 //! Pure: it knows bytes, not where they are kept.
 
@@ -24,31 +32,36 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{Commit, MessageId};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+const HEADER_BYTES: usize = 1 + 8 + 4 + 8 + 8;
 const CHECKSUM_BYTES: usize = 8;
-/// The most that one record may take.
+const WRITE: u8 = 0;
+const COMMIT: u8 = 1;
+/// The most that one entry may take.
 pub const LIMIT_BYTES: usize = 64 * 1024 * 1024;
 
-/// What only the sequencer knows of a record.
+/// What a group says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// The commit's time.
-    pub time: Time,
+    /// One above the group before it.
+    pub number: u64,
     /// The life of the store that wrote it.
     pub writer: Writer,
-    /// The time of the record before it, or of the checkpoint that covers that.
-    pub previous: Time,
+    /// The lowest commit time in it.
+    pub low: Time,
+    /// The greatest commit time in it.
+    pub high: Time,
 }
 
-/// A record read back.
-#[derive(Clone, Debug)]
-pub struct Record {
-    /// Its place in the log.
-    pub header: Header,
-    /// The request's identity.
-    pub request: u128,
-    /// The snapshot that the request read from.
+/// One commit, or one write of a key, read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The commit's time.
+    pub time: Time,
+    /// The snapshot that its writer read from.
     pub snapshot: Time,
+    /// The request's identity; 0 for a write of one key.
+    pub request: u128,
     /// The deltas, with committed dots.
     pub deltas: Vec<(Key, Cell)>,
     /// Outgoing messages.
@@ -57,17 +70,17 @@ pub struct Record {
     pub consumes: Option<MessageId>,
 }
 
-/// Why bytes are not a record.
+/// Why bytes are not a group.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
-    /// They end before the record does.
+    /// They end before the group does.
     #[error("it is cut off")]
     Short,
     /// They are not what was written.
     #[error("its checksum is wrong")]
     Checksum,
-    /// A later version wrote them.
+    /// Another version wrote them.
     #[error("its version is {0}, this one reads {VERSION}")]
     Version(u8),
     /// They carry the right checksum over something that no version writes.
@@ -75,45 +88,137 @@ pub enum RecordError {
     Field(&'static str, String),
 }
 
-/// Encodes a commit whose deltas are stamped already.
-#[must_use]
-pub fn encode(header: Header, commit: &Commit) -> Vec<u8> {
-    let mut out = Vec::with_capacity(128 + 96 * commit.deltas.len());
-    out.push(VERSION);
-    out.extend_from_slice(&header.time.as_u64().to_be_bytes());
-    out.extend_from_slice(&header.writer.0.to_be_bytes());
-    out.extend_from_slice(&header.previous.as_u64().to_be_bytes());
-    out.extend_from_slice(&commit.request.to_be_bytes());
-    out.extend_from_slice(&commit.snapshot.as_u64().to_be_bytes());
-    match commit.consumes {
-        None => out.push(0),
-        Some((time, index)) => {
-            out.push(1);
-            out.extend_from_slice(&time.as_u64().to_be_bytes());
-            out.extend_from_slice(&index.to_be_bytes());
+/// Entries on their way into a group.
+#[derive(Debug, Default)]
+pub struct Entries {
+    bytes: Vec<u8>,
+    span: Option<(Time, Time)>,
+    count: usize,
+}
+
+impl Entries {
+    /// Adds a write of one key, whose delta is stamped already. Answers its size in bytes.
+    pub fn write(&mut self, time: Time, snapshot: Time, key: &Key, delta: &Cell) -> usize {
+        let before = self.bytes.len();
+        self.begin(WRITE, time, snapshot);
+        put_bytes(&mut self.bytes, key.as_bytes());
+        put_cell(&mut self.bytes, delta);
+        self.bytes.len() - before
+    }
+
+    /// Adds a commit, whose deltas are stamped already. Answers its size in bytes.
+    pub fn commit(&mut self, time: Time, commit: &Commit) -> usize {
+        let before = self.bytes.len();
+        self.begin(COMMIT, time, commit.snapshot);
+        let out = &mut self.bytes;
+        out.extend_from_slice(&commit.request.to_be_bytes());
+        match commit.consumes {
+            None => out.push(0),
+            Some((time, index)) => {
+                out.push(1);
+                out.extend_from_slice(&time.as_u64().to_be_bytes());
+                out.extend_from_slice(&index.to_be_bytes());
+            }
+        }
+        put_length(out, commit.deltas.len());
+        for (key, cell) in &commit.deltas {
+            put_bytes(out, key.as_bytes());
+            put_cell(out, cell);
+        }
+        put_length(out, commit.messages.len());
+        for message in &commit.messages {
+            put_bytes(out, message);
+        }
+        self.bytes.len() - before
+    }
+
+    fn begin(&mut self, kind: u8, time: Time, snapshot: Time) {
+        let span = self.span.get_or_insert((time, time));
+        *span = (span.0.min(time), span.1.max(time));
+        self.count += 1;
+        self.bytes.push(kind);
+        self.bytes.extend_from_slice(&time.as_u64().to_be_bytes());
+        put_varint(
+            &mut self.bytes,
+            time.as_u64().saturating_sub(snapshot.as_u64()),
+        );
+    }
+
+    /// Takes back the last entry, which took so many bytes.
+    pub fn undo(&mut self, size_bytes: usize) {
+        self.bytes
+            .truncate(self.bytes.len().saturating_sub(size_bytes));
+        self.count = self.count.saturating_sub(1);
+        if self.count == 0 {
+            self.span = None;
         }
     }
-    put_length(&mut out, commit.deltas.len());
-    for (key, cell) in &commit.deltas {
-        put_bytes(&mut out, key.as_bytes());
-        put_cell(&mut out, cell);
+
+    /// Moves the entries of another list behind these.
+    pub fn append(&mut self, other: Entries) {
+        self.span = match (self.span, other.span) {
+            (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
+            (one, other) => one.or(other),
+        };
+        self.count += other.count;
+        if self.bytes.is_empty() {
+            self.bytes = other.bytes;
+        } else {
+            self.bytes.extend_from_slice(&other.bytes);
+        }
     }
-    put_length(&mut out, commit.messages.len());
-    for message in &commit.messages {
-        put_bytes(&mut out, message);
+
+    /// The size of the entries in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
     }
-    let checksum = xxh3_64(&out);
-    out.extend_from_slice(&checksum.to_be_bytes());
-    out
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The group's bytes, and what its header says.
+    #[must_use]
+    pub fn seal(&self, number: u64, writer: Writer) -> (Header, Vec<u8>) {
+        let (low, high) = self.span.unwrap_or_default();
+        let header = Header {
+            number,
+            writer,
+            low,
+            high,
+        };
+        let mut out = Vec::with_capacity(HEADER_BYTES + self.bytes.len() + CHECKSUM_BYTES);
+        out.push(VERSION);
+        out.extend_from_slice(&number.to_be_bytes());
+        out.extend_from_slice(&writer.0.to_be_bytes());
+        out.extend_from_slice(&low.as_u64().to_be_bytes());
+        out.extend_from_slice(&high.as_u64().to_be_bytes());
+        out.extend_from_slice(&self.bytes);
+        let checksum = xxh3_64(&out);
+        out.extend_from_slice(&checksum.to_be_bytes());
+        (header, out)
+    }
 }
 
 fn put_length(out: &mut Vec<u8>, length: usize) {
-    let mut rest = length;
-    while rest >= 0x80 {
-        out.push((rest & 0x7f) as u8 | 0x80);
-        rest >>= 7;
+    put_varint(out, length as u64);
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value as u8 & 0x7f) | 0x80);
+        value >>= 7;
     }
-    out.push(rest as u8);
+    out.push(value as u8);
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -121,118 +226,140 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// Encodes in place, leaving one byte for the length, which nearly always is enough.
+/// A cell with its length before it, encoded in place: two bytes are kept free for the length,
+/// and the rest is moved where that was not enough.
 fn put_cell(out: &mut Vec<u8>, cell: &Cell) {
-    let start = out.len();
-    out.push(0);
+    let at = out.len();
+    out.extend_from_slice(&[0, 0]);
     cell.encode(out);
-    let length = out.len() - start - 1;
-    if length < 0x80 {
-        out[start] = length as u8;
+    let length = out.len() - at - 2;
+    if length < 0x4000 {
+        out[at] = (length as u8 & 0x7f) | 0x80;
+        out[at + 1] = (length >> 7) as u8;
         return;
     }
-    let mut prefix = Vec::with_capacity(5);
+    let mut prefix = Vec::with_capacity(10);
     put_length(&mut prefix, length);
-    out.splice(start..=start, prefix);
+    out.splice(at..at + 2, prefix);
 }
 
-/// Reads a record, bodies shared with `bytes`.
+/// Reads a group's header and entries.
 ///
 /// # Errors
-/// [`RecordError`] if it is anything but a whole record.
-pub fn decode(bytes: &Bytes) -> Result<Record, RecordError> {
-    let body_length = bytes
+/// [`RecordError`] says what is wrong with the bytes.
+pub fn decode(bytes: &Bytes) -> Result<(Header, Vec<Entry>), RecordError> {
+    let (header, mut rest) = open(bytes)?;
+    let mut entries = Vec::new();
+    while rest.has_remaining() {
+        entries.push(entry(&mut rest)?);
+    }
+    Ok((header, entries))
+}
+
+/// Checks version and checksum, and reads the header. Answers the bytes of the entries.
+fn open(bytes: &Bytes) -> Result<(Header, Bytes), RecordError> {
+    let version = *bytes.first().ok_or(RecordError::Short)?;
+    let body = bytes
         .len()
         .checked_sub(CHECKSUM_BYTES)
+        .filter(|length| *length >= HEADER_BYTES)
         .ok_or(RecordError::Short)?;
-    let (body, checksum) = bytes.split_at(body_length);
-    if xxh3_64(body).to_be_bytes() != *checksum {
+    let mut rest = bytes.slice(..body);
+    let stored = bytes.slice(body..).get_u64();
+    if xxh3_64(&rest) != stored {
         return Err(RecordError::Checksum);
     }
-    let mut rest = bytes.slice(..body_length);
-    match take_u8(&mut rest)? {
-        VERSION => {}
-        other => return Err(RecordError::Version(other)),
+    if version != VERSION {
+        return Err(RecordError::Version(version));
     }
+    rest.advance(1);
     let header = Header {
-        time: take_time(&mut rest)?,
-        writer: Writer(take(&mut rest, 4)?.get_u32()),
-        previous: take_time(&mut rest)?,
+        number: rest.get_u64(),
+        writer: Writer(rest.get_u32()),
+        low: Time::from_u64(rest.get_u64()),
+        high: Time::from_u64(rest.get_u64()),
     };
-    let request = take(&mut rest, 16)?.get_u128();
-    let snapshot = take_time(&mut rest)?;
-    let consumes = match take_u8(&mut rest)? {
-        0 => None,
-        1 => Some((take_time(&mut rest)?, take(&mut rest, 4)?.get_u32())),
-        other => {
-            return Err(RecordError::Field(
-                "consumed message",
-                format!("tag {other}"),
-            ));
+    Ok((header, rest))
+}
+
+fn entry(rest: &mut Bytes) -> Result<Entry, RecordError> {
+    let kind = take_u8(rest)?;
+    let time = take_u64(rest)?;
+    let snapshot = time
+        .checked_sub(varint(rest, "snapshot")?)
+        .ok_or_else(|| RecordError::Field("snapshot", "it lies before time began".to_owned()))?;
+    let mut entry = Entry {
+        time: Time::from_u64(time),
+        snapshot: Time::from_u64(snapshot),
+        request: 0,
+        deltas: Vec::new(),
+        messages: Vec::new(),
+        consumes: None,
+    };
+    match kind {
+        WRITE => entry.deltas.push(delta(rest)?),
+        COMMIT => {
+            entry.request = rest.try_get_u128().map_err(|_| RecordError::Short)?;
+            entry.consumes = match take_u8(rest)? {
+                0 => None,
+                1 => {
+                    let time = Time::from_u64(take_u64(rest)?);
+                    let index = rest.try_get_u32().map_err(|_| RecordError::Short)?;
+                    Some((time, index))
+                }
+                other => {
+                    let cause = format!("{other} is neither 0 nor 1");
+                    return Err(RecordError::Field("consumed message", cause));
+                }
+            };
+            for _ in 0..varint(rest, "number of deltas")? {
+                entry.deltas.push(delta(rest)?);
+            }
+            for _ in 0..varint(rest, "number of messages")? {
+                entry.messages.push(take_bytes(rest, "message")?);
+            }
         }
-    };
-    let deltas = take_deltas(&mut rest)?;
-    let mut messages = Vec::new();
-    for _ in 0..take_length(&mut rest)? {
-        messages.push(take_bytes(&mut rest)?);
+        other => {
+            let cause = format!("{other} is no kind of entry");
+            return Err(RecordError::Field("entry", cause));
+        }
     }
-    if !rest.is_empty() {
-        return Err(RecordError::Field(
-            "end",
-            format!("{} bytes are left", rest.len()),
-        ));
-    }
-    Ok(Record {
-        header,
-        request,
-        snapshot,
-        deltas,
-        messages,
-        consumes,
-    })
+    Ok(entry)
 }
 
-fn take_deltas(rest: &mut Bytes) -> Result<Vec<(Key, Cell)>, RecordError> {
-    let mut deltas = Vec::new();
-    for _ in 0..take_length(rest)? {
-        let key = Key::from_bytes(&take_bytes(rest)?)
-            .map_err(|e| RecordError::Field("key", e.to_string()))?;
-        let cell = Cell::decode(&take_bytes(rest)?)
-            .map_err(|e| RecordError::Field("delta", e.to_string()))?;
-        deltas.push((key, cell));
-    }
-    Ok(deltas)
-}
-
-fn take(rest: &mut Bytes, count: usize) -> Result<Bytes, RecordError> {
-    if rest.len() < count {
-        return Err(RecordError::Short);
-    }
-    Ok(rest.split_to(count))
+fn delta(rest: &mut Bytes) -> Result<(Key, Cell), RecordError> {
+    let key = take_bytes(rest, "key")?;
+    let key = Key::from_bytes(&key).map_err(|e| RecordError::Field("key", e.to_string()))?;
+    let cell = take_bytes(rest, "cell")?;
+    let cell = Cell::decode(&cell).map_err(|e| RecordError::Field("cell", e.to_string()))?;
+    Ok((key, cell))
 }
 
 fn take_u8(rest: &mut Bytes) -> Result<u8, RecordError> {
-    Ok(take(rest, 1)?.get_u8())
+    rest.try_get_u8().map_err(|_| RecordError::Short)
 }
 
-fn take_time(rest: &mut Bytes) -> Result<Time, RecordError> {
-    Ok(Time::from_u64(take(rest, 8)?.get_u64()))
+fn take_u64(rest: &mut Bytes) -> Result<u64, RecordError> {
+    rest.try_get_u64().map_err(|_| RecordError::Short)
 }
 
-fn take_length(rest: &mut Bytes) -> Result<usize, RecordError> {
-    let mut length = 0_u64;
-    for shift in (0..35).step_by(7) {
+fn varint(rest: &mut Bytes, field: &'static str) -> Result<u64, RecordError> {
+    let mut value = 0_u64;
+    for shift in (0..64).step_by(7) {
         let byte = take_u8(rest)?;
-        length |= u64::from(byte & 0x7f) << shift;
+        value |= u64::from(byte & 0x7f) << shift;
         if byte & 0x80 == 0 {
-            return usize::try_from(length)
-                .map_err(|e| RecordError::Field("length", e.to_string()));
+            return Ok(value);
         }
     }
-    Err(RecordError::Field("length", "it is too long".to_owned()))
+    Err(RecordError::Field(field, "it is too long".to_owned()))
 }
 
-fn take_bytes(rest: &mut Bytes) -> Result<Bytes, RecordError> {
-    let length = take_length(rest)?;
-    take(rest, length)
+fn take_bytes(rest: &mut Bytes, field: &'static str) -> Result<Bytes, RecordError> {
+    let length = usize::try_from(varint(rest, field)?)
+        .map_err(|_| RecordError::Field(field, "it is too long".to_owned()))?;
+    if length > rest.len() {
+        return Err(RecordError::Short);
+    }
+    Ok(rest.split_to(length))
 }

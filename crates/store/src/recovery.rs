@@ -1,19 +1,21 @@
 //! Reading back what the last life of a store left: the checkpoint, then the log above it.
 //!
-//! Records are replayed into memory; a delta that a key's stored value has already is skipped
-//! by the key's own time. Bad records at the very end of the log are cut; anywhere else they
+//! Groups are replayed into memory; a delta that a key's stored value has already is skipped
+//! by the key's own time. Bad groups at the very end of the log are cut; anywhere else they
 //! stop the opening, since what was acknowledged after them would hang in the air.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tidemill_lattice::{Time, Writer};
 
+use crate::embedded::shard_of;
 use crate::engine::Engine;
 use crate::fence::Void;
-use crate::record::{self, Record};
+use crate::record::{self, Entry, Header};
 use crate::sequencer::Logged;
-use crate::tables::Tables;
+use crate::table::{Owner, View};
 use crate::{Error, MessageId};
 
 /// Where the new life begins.
@@ -22,31 +24,28 @@ pub(crate) struct Recovered {
     /// The new epoch.
     pub(crate) writer: Writer,
     pub(crate) checkpoint: Time,
-    /// Everything at or below is applied.
-    pub(crate) stable: Time,
-    /// Above everything logged, valid or not: the clock starts here.
+    /// At or above everything logged: the clock starts here, and all of it is applied.
     pub(crate) floor: Time,
-    /// The last record kept.
-    pub(crate) previous: Time,
+    /// The number of the next group.
+    pub(crate) next_number: u64,
     pub(crate) logged: VecDeque<Logged>,
     pub(crate) pending: BTreeMap<MessageId, Bytes>,
     pub(crate) posted: BTreeSet<MessageId>,
     pub(crate) consumed: Vec<MessageId>,
-    /// Records to remove: voided by the fence, or torn at the end.
-    pub(crate) drop: Vec<(Time, Writer)>,
+    /// Groups to remove: voided by the fence, or torn at the end.
+    pub(crate) drop: Vec<u64>,
 }
 
-/// A record that can not be read, until it turns out whether it is the end.
+/// A group that can not be read, until it turns out whether it is the end.
 struct Bad {
-    time: Time,
-    writer: Writer,
+    number: u64,
     cause: String,
 }
 
-/// Replays the log into `tables`. Writes nothing.
+/// Replays the log into the owners' tables. Writes nothing.
 pub(crate) fn recover(
     engine: &Engine,
-    tables: &Tables,
+    owners: &mut [Owner],
     void: Option<Void>,
 ) -> Result<Recovered, Error> {
     let meta = engine.meta()?;
@@ -57,9 +56,8 @@ pub(crate) fn recover(
     let mut recovered = Recovered {
         writer: Writer(epoch),
         checkpoint: meta.checkpoint,
-        stable: meta.checkpoint,
         floor: meta.checkpoint,
-        previous: meta.checkpoint,
+        next_number: meta.log_start,
         ..Recovered::default()
     };
     for message in engine.messages() {
@@ -68,76 +66,93 @@ pub(crate) fn recover(
         recovered.posted.insert(id);
     }
     let mut bad: Vec<Bad> = Vec::new();
-    for entry in engine.records() {
-        let (time, writer, bytes) = entry?;
-        recovered.floor = recovered.floor.max(time);
-        if void.is_some_and(|void| void.covers(time, writer)) {
-            recovered.drop.push((time, writer));
+    for group in engine.groups() {
+        let (number, bytes) = group?;
+        let (header, entries) = match read(number, &bytes) {
+            Ok(group) => group,
+            Err(cause) => {
+                bad.push(Bad { number, cause });
+                continue;
+            }
+        };
+        if void.is_some_and(|void| void.covers(number, header.writer)) {
+            recovered.floor = recovered.floor.max(header.high);
+            recovered.drop.push(number);
             continue;
         }
-        match read(time, writer, &bytes) {
-            Err(cause) => bad.push(Bad {
-                time,
-                writer,
-                cause,
-            }),
-            Ok(record) => {
-                if let Some(first) = bad.first() {
-                    let place = format!("log records {} to {}", first.time, time.prev());
-                    return Err(engine.corrupt(place, first.cause.clone()));
-                }
-                let size_bytes = bytes.len() as u64;
-                recovered.logged.push_back(Logged {
-                    time,
-                    writer,
-                    size_bytes,
-                });
-                recovered.replay(engine, tables, record)?;
-            }
+        if let Some(first) = bad.first() {
+            let last = number.saturating_sub(1);
+            let place = format!("log groups {} to {last}", first.number);
+            return Err(engine.corrupt(place, first.cause.clone()));
+        }
+        recovered.follow(engine, header, bytes.len() as u64)?;
+        for entry in entries {
+            recovered.replay(engine, owners, entry)?;
         }
     }
     for torn in bad {
-        tracing::warn!(time = %torn.time, cause = torn.cause, "cutting a torn record off the log");
-        recovered.drop.push((torn.time, torn.writer));
+        tracing::warn!(
+            number = torn.number,
+            cause = torn.cause,
+            "cutting a torn group off the log"
+        );
+        recovered.drop.push(torn.number);
     }
     Ok(recovered)
 }
 
-fn read(time: Time, writer: Writer, bytes: &Bytes) -> Result<Record, String> {
-    let record = record::decode(bytes).map_err(|e| e.to_string())?;
-    if record.header.time != time || record.header.writer != writer {
-        return Err("it is another record than its key says".to_owned());
+fn read(number: u64, bytes: &Bytes) -> Result<(Header, Vec<Entry>), String> {
+    let (header, entries) = record::decode(bytes).map_err(|e| e.to_string())?;
+    if header.number != number {
+        return Err("it is another group than its key says".to_owned());
     }
-    Ok(record)
+    Ok((header, entries))
 }
 
 impl Recovered {
-    fn replay(&mut self, engine: &Engine, tables: &Tables, record: Record) -> Result<(), Error> {
-        let time = record.header.time;
-        let first = self.logged.len() == 1;
-        // Behind the first record there may be trimmed ones, all covered by the checkpoint.
-        let follows = record.header.previous == self.previous
-            || first && record.header.previous <= self.checkpoint;
+    /// Checks that no group is missing before this one.
+    fn follow(&mut self, engine: &Engine, header: Header, size_bytes: u64) -> Result<(), Error> {
+        let Header { number, high, .. } = header;
+        // Behind the first one there may be trimmed ones, all covered by the checkpoint.
+        let is_first = self.logged.is_empty();
+        let follows = number == self.next_number || is_first && number < self.next_number;
         if !follows {
-            let place = format!("log records after {} and before {time}", self.previous);
+            let last = number.saturating_sub(1);
+            let place = format!("log groups {} to {last}", self.next_number);
             return Err(engine.corrupt(place, "they are missing"));
         }
-        self.previous = time;
-        self.stable = self.stable.max(time);
+        self.next_number = number + 1;
+        self.floor = self.floor.max(high);
+        self.logged.push_back(Logged {
+            number,
+            high,
+            size_bytes,
+        });
+        Ok(())
+    }
+
+    fn replay(&mut self, engine: &Engine, owners: &mut [Owner], entry: Entry) -> Result<(), Error> {
+        let time = entry.time;
         if time <= self.checkpoint {
             return Ok(());
         }
-        for (key, delta) in record.deltas {
-            if !tables.has(&key) {
-                tables.admit(&key, engine.load(&key)?);
+        let count = owners.len();
+        for (key, delta) in entry.deltas {
+            let Some(owner) = owners.get_mut(shard_of(&key, count)) else {
+                continue;
+            };
+            if !owner.has(&key) {
+                owner.admit(&key, engine.load(&key)?);
             }
-            // Nothing is folded yet: records to come may have seen less than this one.
-            tables.apply(key, delta, time, record.snapshot, Time::ZERO);
+            owner.with(&key, |held| {
+                // Nothing is folded yet: entries to come may have seen less than this one.
+                held.push(&key, delta, time, entry.snapshot, Time::ZERO);
+            });
         }
-        for (index, body) in (0..).zip(record.messages) {
+        for (index, body) in (0..).zip(entry.messages) {
             self.pending.insert((time, index), body);
         }
-        if let Some(message) = record.consumes {
+        if let Some(message) = entry.consumes {
             self.pending.remove(&message);
             if self.posted.contains(&message) {
                 self.consumed.push(message);
@@ -145,4 +160,11 @@ impl Recovered {
         }
         Ok(())
     }
+}
+
+/// The tables of so many shards, with nothing in them.
+pub(crate) fn owners(count: usize) -> Vec<Owner> {
+    (0..count)
+        .map(|_| Owner::new(Arc::new(View::default())))
+        .collect()
 }

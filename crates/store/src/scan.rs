@@ -1,7 +1,7 @@
-//! Ordered reads: the keys in memory and the keys of the durable tier, merged.
+//! Ordered reads: the keys that only memory has and the keys of the durable tier, merged.
 //!
-//! The keys in memory are listed first: a key that leaves memory afterwards is in the durable
-//! tier before it leaves, so none is missed between the two.
+//! Those in memory are listed first: a key leaves that list after it has come to the durable
+//! tier, so none is missed between the two.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -46,9 +46,12 @@ pub(crate) fn each(
     inner.pins.check(at)?;
     let mut after = after.map(<[u8]>::to_vec);
     loop {
-        let memory = inner.tables.keys_after(prefix, after.as_deref(), CHUNK);
-        let stored = inner.engine.keys(prefix, after.as_deref(), CHUNK)?;
-        let (keys, complete) = merge(memory, stored);
+        let views = inner.views.iter();
+        let mut lists: Vec<Vec<Key>> = views
+            .map(|view| view.unstored_after(prefix, after.as_deref(), CHUNK))
+            .collect();
+        lists.push(inner.engine.keys(prefix, after.as_deref(), CHUNK)?);
+        let (keys, complete) = merge(lists);
         for key in keys {
             after = Some(key.as_bytes().to_vec());
             let Some(cell) = inner.read(&key, at, false)? else {
@@ -68,22 +71,12 @@ pub(crate) fn each(
     }
 }
 
-/// Merges two ascending lists of at most [`CHUNK`] keys, up to where both are known, and tells
+/// Merges ascending lists of at most [`CHUNK`] keys, up to where all are known, and tells
 /// whether that is everything.
-fn merge(memory: Vec<Key>, stored: Vec<Key>) -> (Vec<Key>, bool) {
-    let end = |keys: &[Key]| {
-        if keys.len() < CHUNK {
-            None
-        } else {
-            keys.last().cloned()
-        }
-    };
-    let bound = match (end(&memory), end(&stored)) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
-    };
-    let mut keys = memory;
-    keys.extend(stored);
+fn merge(lists: Vec<Vec<Key>>) -> (Vec<Key>, bool) {
+    let cut = lists.iter().filter(|keys| keys.len() >= CHUNK);
+    let bound = cut.filter_map(|keys| keys.last()).min().cloned();
+    let mut keys: Vec<Key> = lists.into_iter().flatten().collect();
     keys.sort_unstable();
     keys.dedup();
     if let Some(bound) = &bound {

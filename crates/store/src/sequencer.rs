@@ -1,128 +1,164 @@
-//! The one thread that decides: it draws commit times, writes the log, applies, advances
-//! `stable`, answers, and writes checkpoints in between.
+//! The one thread that writes the log. It draws the times of commits, gathers them and what
+//! the shards have written into groups, has the shards apply the commits, lets the frontier
+//! pass, answers, and writes checkpoints in between.
 //!
 //! While a group is written and synced, the next one gathers in the queue: group commit.
-//! It knows the engine, the tables and the pins, and nothing of who commits.
+//! It knows the engine, the shards' mailboxes and the frontier, and nothing of who commits.
 
-use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::time::Duration;
 
-use tidemill_lattice::{Dot, HybridClock, Key, Time, Writer};
+use tidemill_lattice::{Dot, Time, Writer};
 
 use crate::checkpoint::Checkpoints;
+use crate::disk::Step;
 use crate::embedded::Inner;
 use crate::fence::{Fence, Void};
-use crate::group::{Entry, Group};
-use crate::record::{self, Header};
+use crate::latch::Latch;
+use crate::mailbox::{Mail, Slice};
+use crate::record::{self, Entries};
 use crate::recovery::Recovered;
-use crate::{
-    Commit, Committed, Done, Durability, Error, MessageId, PROVISIONAL, Snapshot, Stats, Update,
-    disk::Step,
-};
+use crate::shard::answer;
+use crate::table::Loaded;
+use crate::{Commit, Committed, Done, Durability, Error, MessageId, PROVISIONAL, Snapshot, Stats};
 
 /// The most commits in one group, and about the most bytes.
 const GROUP_COMMITS: usize = 1024;
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
 /// How long the thread sleeps when nobody asks for anything.
 const TICK: Duration = Duration::from_millis(200);
-/// Free space is asked for again after so long, or when the estimate comes near the reserve.
-const SPACE_US: u64 = 250_000;
+/// How long entries that nobody waits for gather before they are written.
+const LINGER: Duration = Duration::from_millis(5);
+/// So many bytes of them are written at once.
+const URGENT_BYTES: usize = 256 * 1024;
 
 /// What others ask of the sequencer.
 #[derive(Default)]
 pub(crate) struct Queue {
     pub(crate) commits: Vec<Queued>,
+    chunks: Vec<Chunk>,
+    chunk_bytes: usize,
+    tickets: u64,
+    /// Somebody waits for a chunk, or there are many bytes of them.
+    is_urgent: bool,
     pub(crate) checkpoints: Vec<mpsc::SyncSender<Result<Time, Error>>>,
     pub(crate) closing: bool,
     /// The sequencer waits and must be woken.
     pub(crate) idle: bool,
 }
 
-/// What is asked for, and whom to answer.
+/// A commit, and whom to answer. Its snapshot stays pinned until its deltas are applied.
 pub(crate) struct Queued {
-    pub(crate) ask: Ask,
+    pub(crate) commit: Commit,
+    pub(crate) held: Snapshot,
     pub(crate) done: Done,
 }
 
-pub(crate) enum Ask {
-    /// A commit. Its snapshot stays pinned until its deltas are applied.
-    Commit(Commit, Snapshot),
-    /// A write that is decided here.
-    Update(Update),
+/// What a shard has written in a turn.
+struct Chunk {
+    shard: usize,
+    ticket: u64,
+    entries: Entries,
+    /// The shard wants to know when it is safe.
+    waits: bool,
 }
 
-/// A record in the log.
+impl Queue {
+    /// Takes a shard's entries. Answers their ticket, and whether to wake the sequencer.
+    pub(crate) fn hand_over(&mut self, shard: usize, entries: Entries, waits: bool) -> (u64, bool) {
+        self.tickets += 1;
+        let is_first = self.chunks.is_empty();
+        self.chunk_bytes += entries.len();
+        self.is_urgent |= waits || self.chunk_bytes > URGENT_BYTES;
+        self.chunks.push(Chunk {
+            shard,
+            ticket: self.tickets,
+            entries,
+            waits,
+        });
+        // The first begins the time in which others gather.
+        let wakes = self.idle && (self.is_urgent || is_first);
+        (self.tickets, wakes)
+    }
+
+    fn is_ready(&self) -> bool {
+        self.is_urgent || self.closing || !self.commits.is_empty() || !self.checkpoints.is_empty()
+    }
+}
+
+/// A group in the log.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Logged {
-    pub(crate) time: Time,
-    pub(crate) writer: Writer,
+    pub(crate) number: u64,
+    /// The greatest time in it.
+    pub(crate) high: Time,
     pub(crate) size_bytes: u64,
+}
+
+/// A group as it gathers.
+#[derive(Default)]
+struct Group {
+    entries: Entries,
+    commits: Vec<Placed>,
+    consumed: BTreeSet<MessageId>,
+    durable: bool,
+    chunks: Vec<(usize, u64)>,
+    /// Bytes that came from shards.
+    chunk_bytes: usize,
+}
+
+/// A commit with its time.
+struct Placed {
+    time: Time,
+    commit: Commit,
+    loaded: Vec<Option<Loaded>>,
+    done: Done,
+    _held: Snapshot,
 }
 
 pub(crate) struct Sequencer {
     pub(crate) inner: Arc<Inner>,
-    hybrid: HybridClock,
     writer: Writer,
-    previous: Time,
+    pub(crate) next_number: u64,
     fence: Fence,
-    read_only: Option<String>,
-    space: Space,
     pub(crate) logged: VecDeque<Logged>,
     pub(crate) checkpoints: Checkpoints,
-    evict_next: usize,
-}
-
-/// An estimate of the free space, so that most groups ask no question.
-#[derive(Default)]
-struct Space {
-    free_bytes: u64,
-    asked_us: Option<u64>,
 }
 
 impl Sequencer {
     pub(crate) fn new(inner: Arc<Inner>, recovered: Recovered, fence: Fence) -> Sequencer {
-        let log_bytes = recovered
-            .logged
-            .iter()
-            .map(|record| record.size_bytes)
-            .sum();
+        let log_bytes = recovered.logged.iter().map(|group| group.size_bytes).sum();
         inner.counters.log_bytes.store(log_bytes, Ordering::Relaxed);
         let now_us = inner.clock.now_micros();
         Sequencer {
             inner,
-            hybrid: HybridClock::new(recovered.floor),
             writer: recovered.writer,
-            previous: recovered.previous,
+            next_number: recovered.next_number,
             fence,
-            read_only: None,
-            space: Space::default(),
             checkpoints: Checkpoints::new(&recovered, log_bytes, now_us),
             logged: recovered.logged,
-            evict_next: 0,
         }
     }
 
     /// Runs until the store closes and everything queued is answered.
     pub(crate) fn run(mut self) {
         let _closer = Closer(Arc::clone(&self.inner));
-        let mut batch = Vec::new();
+        let (mut commits, mut chunks) = (Vec::new(), Vec::new());
         loop {
-            let closing = self.gather(&mut batch);
-            let idle = batch.is_empty();
-            if idle {
-                self.let_time_pass();
-            } else {
-                self.groups(&mut batch);
+            let closing = self.gather(&mut commits, &mut chunks);
+            let idle = commits.is_empty() && chunks.is_empty();
+            if !idle {
+                self.groups(&mut commits, &mut chunks);
             }
-            self.upkeep(idle);
+            self.checkpoint_step(self.inner.clock.now_micros());
             if closing && idle {
                 break;
             }
         }
-        if self.read_only.is_none()
+        if self.inner.failure().is_none()
             && let Err(error) = self.inner.engine.sync()
         {
             tracing::warn!(%error, "the last commits may not be durable");
@@ -130,153 +166,74 @@ impl Sequencer {
         self.checkpoints.refuse(&Error::Closed);
     }
 
-    /// Takes what is queued into `batch`, waiting for something if there is no work left.
-    /// Tells whether the store is closing.
-    fn gather(&mut self, batch: &mut Vec<Queued>) -> bool {
+    /// Takes what is queued, waiting for something if there is no work left. Tells whether the
+    /// store is closing.
+    fn gather(&mut self, commits: &mut Vec<Queued>, chunks: &mut Vec<Chunk>) -> bool {
         let busy = self.checkpoint_busy();
         let mut queue = self.inner.queue.lock();
-        if queue.commits.is_empty() && queue.checkpoints.is_empty() && !queue.closing && !busy {
+        while !queue.is_ready() && !busy {
+            let time = if queue.chunks.is_empty() {
+                TICK
+            } else {
+                LINGER
+            };
             queue.idle = true;
-            self.inner.wake.wait_for(&mut queue, TICK);
+            let waited = self.inner.wake.wait_for(&mut queue, time);
             queue.idle = false;
+            if waited.timed_out() {
+                break;
+            }
         }
-        std::mem::swap(&mut queue.commits, batch);
+        std::mem::swap(&mut queue.commits, commits);
+        std::mem::swap(&mut queue.chunks, chunks);
+        queue.chunk_bytes = 0;
+        queue.is_urgent = false;
         self.checkpoints.ask(&mut queue.checkpoints);
         queue.closing
     }
 
-    /// Moves snapshots on with the clock while nobody commits: whether a key has expired is
-    /// judged by its reader's snapshot. Commits are drawn here alone and none is on its way, so
-    /// everything at or below the new time is applied.
-    fn let_time_pass(&mut self) {
+    /// Chunks come first: a commit may have read what is in them.
+    fn groups(&mut self, commits: &mut Vec<Queued>, chunks: &mut Vec<Chunk>) {
         let now_us = self.inner.clock.now_micros();
-        if Time::from_micros(now_us) > self.hybrid.last() {
-            self.inner.pins.advance(self.hybrid.now(now_us));
-        }
-    }
-
-    fn groups(&mut self, batch: &mut Vec<Queued>) {
-        let now_us = self.inner.clock.now_micros();
-        let low_water = self.inner.pins.low_water(now_us);
         let mut group = Group::default();
-        for Queued { ask, done } in batch.drain(..) {
-            match ask {
-                Ask::Commit(commit, held) => {
-                    self.take(commit, Some(held), done, now_us, &mut group);
-                }
-                Ask::Update(update) => self.decide(update, done, now_us, &mut group),
+        for chunk in chunks.drain(..) {
+            group.chunk_bytes += chunk.entries.len();
+            group.durable |= chunk.waits;
+            if chunk.waits {
+                group.chunks.push((chunk.shard, chunk.ticket));
             }
-            if group.entries.len() >= GROUP_COMMITS || group.bytes >= GROUP_BYTES {
-                self.write(std::mem::take(&mut group), now_us, low_water);
+            group.entries.append(chunk.entries);
+            if group.entries.len() >= GROUP_BYTES {
+                self.write(std::mem::take(&mut group));
             }
         }
-        if !group.is_empty() {
-            self.write(group, now_us, low_water);
+        for queued in commits.drain(..) {
+            self.take(queued, now_us, &mut group);
+            if group.commits.len() >= GROUP_COMMITS || group.entries.len() >= GROUP_BYTES {
+                self.write(std::mem::take(&mut group));
+            }
+        }
+        if !group.entries.is_empty() {
+            self.write(group);
         }
     }
 
     /// Takes a commit into the group, or says why not.
-    fn take(
-        &mut self,
-        commit: Commit,
-        held: Option<Snapshot>,
-        done: Done,
-        now_us: u64,
-        group: &mut Group,
-    ) {
-        match self.admit(commit, now_us, group) {
-            Ok((time, commit)) => group.push(Entry {
-                time,
-                commit,
-                done,
-                _held: held,
-            }),
-            Err((error, commit)) => {
-                drop(commit);
-                answer(done, Err(error));
-            }
-        }
-    }
-
-    /// Decides a write by what its key holds after everything before it.
-    fn decide(&mut self, update: Update, done: Done, now_us: u64, group: &mut Group) {
-        let Update {
-            key,
-            durability,
-            decide,
-        } = update;
-        let mut commit = Commit {
-            request: 0,
-            // It sees everything before it.
-            snapshot: self.hybrid.last(),
-            deltas: Vec::new(),
-            durability,
-            messages: Vec::new(),
-            consumes: None,
+    fn take(&mut self, queued: Queued, now_us: u64, group: &mut Group) {
+        let Queued {
+            mut commit,
+            held,
+            done,
+        } = queued;
+        let loaded = match self.acceptable(&commit, group) {
+            Ok(loaded) => loaded,
+            Err(error) => return answer(done, Err(error)),
         };
-        let here = self
-            .acceptable(&commit, group)
-            .and_then(|()| self.bring(&key));
-        if let Err(error) = here {
-            return answer(done, Err(error));
-        }
-        let before = self.inner.tables.newest(&key);
-        let newest = group.newest(&key, before);
-        let mut sequence = 0;
-        let mut dots = || {
-            let dot = Dot {
-                time: PROVISIONAL,
-                writer: self.writer,
-                sequence,
-            };
-            sequence += 1;
-            dot
-        };
-        let at = Time::from_micros(now_us).max(self.hybrid.last());
-        let decided = catch_unwind(AssertUnwindSafe(|| decide(newest, at, &mut dots)));
-        match decided {
-            Ok(Some(delta)) if !delta.is_bottom() => {
-                commit.deltas.push((key, delta));
-                self.take(commit, None, done, now_us, group);
-            }
-            Ok(_) => {
-                group.durable |= durability == Durability::Durable && !group.entries.is_empty();
-                group.lookers.push(done);
-            }
-            Err(_) => answer(
-                done,
-                Err(Error::Io {
-                    operation: "deciding an update",
-                    directory: self.inner.options.directory.clone(),
-                    cause: "the decision panicked; please report this".to_owned(),
-                }),
-            ),
-        }
-    }
-
-    /// Draws a commit's time, stamps its dots, brings its keys to memory and encodes it.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the commit is handed back, not copied"
-    )]
-    fn admit(
-        &mut self,
-        mut commit: Commit,
-        now_us: u64,
-        group: &mut Group,
-    ) -> Result<(Time, Commit), (Error, Commit)> {
-        if let Err(error) = self.acceptable(&commit, group) {
-            return Err((error, commit));
-        }
-        let time = self.hybrid.now(now_us);
+        let time = self.inner.frontier.draw(self.slot(), 1, now_us);
         let writer = self.writer;
         let stamp = |dot: Dot| {
             if dot.time == PROVISIONAL {
-                Dot {
-                    time,
-                    writer,
-                    sequence: dot.sequence,
-                }
+                Dot::new(time, writer, dot.sequence)
             } else {
                 dot
             }
@@ -284,165 +241,215 @@ impl Sequencer {
         for (_, cell) in &mut commit.deltas {
             cell.restamp(&stamp);
         }
-        let header = Header {
-            time,
-            writer,
-            previous: self.previous,
+        let size_bytes = group.entries.commit(time, &commit);
+        let limit_bytes = record::LIMIT_BYTES;
+        let room = if size_bytes > limit_bytes {
+            Err(Error::TooLarge {
+                size_bytes,
+                limit_bytes,
+            })
+        } else {
+            self.inner.space.take(size_bytes, now_us)
         };
-        let encoded = record::encode(header, &commit);
-        if encoded.len() > record::LIMIT_BYTES {
-            let error = Error::TooLarge {
-                size_bytes: encoded.len(),
-                limit_bytes: record::LIMIT_BYTES,
-            };
-            return Err((error, commit));
+        if let Err(error) = room {
+            group.entries.undo(size_bytes);
+            if group.commits.is_empty() {
+                self.release();
+            }
+            return answer(done, Err(error));
         }
-        self.previous = time;
-        group.bytes += encoded.len();
-        group.records.push((time, writer, encoded));
         group.consumed.extend(commit.consumes);
         group.durable |= commit.durability == Durability::Durable;
-        Ok((time, commit))
+        group.commits.push(Placed {
+            time,
+            commit,
+            loaded,
+            done,
+            _held: held,
+        });
     }
 
-    fn acceptable(&self, commit: &Commit, group: &Group) -> Result<(), Error> {
+    /// The slot in the frontier of whoever draws here.
+    fn slot(&self) -> usize {
+        self.inner.views.len()
+    }
+
+    fn release(&self) {
+        self.inner.frontier.release(self.slot(), None);
+    }
+
+    /// Whether a commit can be written; its keys are read where they are not in memory, since
+    /// what is in the log must be applied.
+    fn acceptable(&self, commit: &Commit, group: &Group) -> Result<Vec<Option<Loaded>>, Error> {
         let inner = &*self.inner;
-        if let Some(cause) = &self.read_only {
-            let directory = inner.options.directory.clone();
-            return Err(Error::ReadOnly {
-                directory,
-                cause: cause.clone(),
-            });
+        if let Some(error) = inner.failure() {
+            return Err(error);
         }
         if let Some(message) = commit.consumes
             && (group.consumed.contains(&message) || !inner.pending.lock().contains_key(&message))
         {
             return Err(Error::Consumed { message });
         }
-        for (key, _) in &commit.deltas {
-            self.bring(key)?;
-        }
-        Ok(())
+        let load = |key| {
+            let view = &inner.views[inner.shard_of(key)];
+            let Some(ticket) = view.missing(key) else {
+                return Ok(None);
+            };
+            let stored = inner.engine.load(key)?;
+            Ok(Some(Loaded { ticket, stored }))
+        };
+        commit.deltas.iter().map(|(key, _)| load(key)).collect()
     }
 
-    /// Brings a key to memory.
-    fn bring(&self, key: &Key) -> Result<(), Error> {
-        let inner = &*self.inner;
-        if !inner.tables.has(key) {
-            inner.tables.admit(key, inner.engine.load(key)?);
-        }
-        Ok(())
-    }
-
-    /// Writes a group as one batch, then makes it visible and answers.
-    fn write(&mut self, mut group: Group, now_us: u64, low_water: Time) {
-        if group.entries.is_empty() {
-            self.publish(group, low_water);
-            return;
-        }
+    /// Writes a group as one value of the log, then has it applied and answers.
+    fn write(&mut self, group: Group) {
         let durability = if group.durable {
             Durability::Durable
         } else {
             Durability::Memory
         };
-        if let Err(error) = self.space(group.bytes, now_us) {
-            // Nothing was written: the chain of records goes on where it was.
-            self.previous = self
-                .logged
-                .back()
-                .map_or(self.checkpoints.done(), |last| last.time);
-            refuse(group, &error);
-            return;
+        let (header, bytes) = group.entries.seal(self.next_number, self.writer);
+        let size_bytes = bytes.len() as u64;
+        let backlog = group.chunk_bytes as u64;
+        let written = match self.inner.failure() {
+            None => self.inner.engine.append(header.number, bytes, durability),
+            Some(error) => Err(error),
+        };
+        self.inner.backlog.fetch_sub(backlog, Ordering::Relaxed);
+        if let Err(error) = written {
+            let error = self.void(header.number, error);
+            return self.refuse(group, &error);
         }
-        let records = std::mem::take(&mut group.records);
-        let sizes: Vec<u64> = records
-            .iter()
-            .map(|(_, _, record)| record.len() as u64)
-            .collect();
-        if let Err(error) = self.inner.engine.append(records.into_iter(), durability) {
-            let first = group.entries.first().map_or(Time::MAX, |entry| entry.time);
-            let error = self.void(first, error);
-            refuse(group, &error);
-            return;
-        }
-        self.count(&group, &sizes);
-        self.publish(group, low_water);
+        self.next_number += 1;
+        self.logged.push_back(Logged {
+            number: header.number,
+            high: header.high,
+            size_bytes,
+        });
+        self.count(&group, size_bytes);
+        self.publish(group);
     }
 
-    fn count(&mut self, group: &Group, sizes: &[u64]) {
+    fn count(&mut self, group: &Group, size_bytes: u64) {
         let counters = &self.inner.counters;
-        let size = group.entries.len();
-        counters.commits.fetch_add(size as u64, Ordering::Relaxed);
+        let size = group.commits.len() as u64;
+        counters.commits.fetch_add(size, Ordering::Relaxed);
         counters.flushes.fetch_add(1, Ordering::Relaxed);
-        counters
-            .syncs
-            .fetch_add(u64::from(group.durable), Ordering::Relaxed);
-        counters.commits_per_flush[Stats::bucket(size)].fetch_add(1, Ordering::Relaxed);
-        counters
-            .log_bytes
-            .fetch_add(group.bytes as u64, Ordering::Relaxed);
-        self.checkpoints.grown(group.bytes as u64);
-        for (entry, size_bytes) in group.entries.iter().zip(sizes) {
-            let size_bytes = *size_bytes;
-            self.logged.push_back(Logged {
-                time: entry.time,
-                writer: self.writer,
-                size_bytes,
-            });
-        }
+        let syncs = u64::from(group.durable);
+        counters.syncs.fetch_add(syncs, Ordering::Relaxed);
+        counters.commits_per_flush[Stats::bucket(group.entries.count())]
+            .fetch_add(1, Ordering::Relaxed);
+        counters.log_bytes.fetch_add(size_bytes, Ordering::Relaxed);
+        self.checkpoints.grown(size_bytes);
     }
 
-    fn publish(&mut self, group: Group, low_water: Time) {
-        let inner = &*self.inner;
-        let mut answers = Vec::with_capacity(group.entries.len());
-        let mut last = inner.pins.stable();
-        for Entry {
-            time,
-            commit,
-            done,
-            _held,
-        } in group.entries
-        {
-            for (key, delta) in commit.deltas {
-                inner
-                    .tables
-                    .apply(key, delta, time, commit.snapshot, low_water);
+    fn publish(&mut self, group: Group) {
+        for (shard, ticket) in &group.chunks {
+            self.tell(*shard, *ticket, Ok(()));
+        }
+        if group.commits.is_empty() {
+            return;
+        }
+        let latch = Latch::default();
+        let mut slices: Vec<Vec<Slice>> = Vec::new();
+        slices.resize_with(self.inner.views.len(), Vec::new);
+        let mut answers = Vec::with_capacity(group.commits.len());
+        let mut pins = Vec::with_capacity(group.commits.len());
+        for placed in group.commits {
+            let Placed {
+                time,
+                commit,
+                loaded,
+                done,
+                _held,
+            } = placed;
+            for ((key, delta), loaded) in commit.deltas.into_iter().zip(loaded) {
+                slices[self.inner.shard_of(&key)].push(Slice {
+                    key,
+                    delta,
+                    time,
+                    snapshot: commit.snapshot,
+                    loaded,
+                });
             }
-            let messages: Vec<MessageId> = (0..)
-                .map(|index| (time, index))
-                .take(commit.messages.len())
-                .collect();
-            if commit.consumes.is_some() || !messages.is_empty() {
-                let mut pending = inner.pending.lock();
-                pending.extend(messages.iter().copied().zip(commit.messages));
-                if let Some(message) = commit.consumes {
-                    pending.remove(&message);
-                    self.checkpoints.consumed(message);
-                }
-            }
-            last = time;
+            pins.push(_held);
+            let messages = self.post(time, commit.messages, commit.consumes);
             answers.push((done, Committed { time, messages }));
         }
+        for (mailbox, slices) in self.inner.mailboxes.iter().zip(slices) {
+            if !slices.is_empty() {
+                // What a shard does not take counts itself as failed.
+                drop(mailbox.post(Mail::Apply(slices, latch.part())));
+            }
+        }
+        let applied = latch.wait();
+        drop(pins);
+        if let Err(error) = applied {
+            // It is in the log and can not be shown: the next opening will.
+            let error = Error::Unknown {
+                directory: self.inner.options.directory.clone(),
+                cause: format!("a logged commit could not be applied: {error}"),
+            };
+            self.inner.stop_writing(&error);
+            for (done, _) in answers {
+                answer(done, Err(error.clone()));
+            }
+            return;
+        }
         // Only now: no snapshot may see a part of the group's commits.
-        inner.pins.advance(last);
+        self.release();
+        self.inner.advance();
         for (done, committed) in answers {
             answer(done, Ok(committed));
         }
-        for done in group.lookers {
-            answer(
-                done,
-                Ok(Committed {
-                    time: last,
-                    messages: Vec::new(),
-                }),
-            );
+    }
+
+    /// Keeps a commit's messages until they are consumed.
+    fn post(
+        &mut self,
+        time: Time,
+        bodies: Vec<bytes::Bytes>,
+        consumes: Option<MessageId>,
+    ) -> Vec<MessageId> {
+        let messages: Vec<MessageId> = (0..)
+            .map(|index| (time, index))
+            .take(bodies.len())
+            .collect();
+        if consumes.is_some() || !messages.is_empty() {
+            let mut pending = self.inner.pending.lock();
+            pending.extend(messages.iter().copied().zip(bodies));
+            if let Some(message) = consumes {
+                pending.remove(&message);
+                self.checkpoints.consumed(message);
+            }
+        }
+        messages
+    }
+
+    fn tell(&self, shard: usize, ticket: u64, outcome: Result<(), Error>) {
+        if let Some(mailbox) = self.inner.mailboxes.get(shard) {
+            // A shard that is gone has answered everybody.
+            drop(mailbox.post(Mail::Logged(ticket, outcome)));
         }
     }
 
-    /// Voids the records from `first` on after their write failed with `error`, and stops
+    fn refuse(&self, group: Group, error: &Error) {
+        for (shard, ticket) in group.chunks {
+            self.tell(shard, ticket, Err(error.clone()));
+        }
+        self.release();
+        for placed in group.commits {
+            answer(placed.done, Err(error.clone()));
+        }
+    }
+
+    /// Voids the groups from `first` on after their write failed with `error`, and stops
     /// writing: what the engine's files hold is not known any more until they are reopened.
-    fn void(&mut self, first: Time, error: Error) -> Error {
-        self.stop_writing(&error);
+    fn void(&mut self, first: u64, error: Error) -> Error {
+        if self.inner.failure().is_some() {
+            return error;
+        }
+        self.inner.stop_writing(&error);
         let void = Void {
             writer: self.writer,
             from: first,
@@ -461,60 +468,6 @@ impl Sequencer {
             },
         }
     }
-
-    pub(crate) fn stop_writing(&mut self, error: &Error) {
-        tracing::error!(%error, "the store is read-only from now on");
-        self.inner.counters.read_only.store(true, Ordering::Relaxed);
-        self.read_only.get_or_insert_with(|| error.to_string());
-    }
-
-    pub(crate) fn is_read_only(&self) -> bool {
-        self.read_only.is_some()
-    }
-
-    /// Whether `bytes` may be written: they reach the disk twice, in the journal and in a table.
-    fn space(&mut self, bytes: usize, now_us: u64) -> Result<(), Error> {
-        let options = &self.inner.options;
-        let need = 2 * bytes as u64;
-        let margin = options.reserve_bytes.saturating_mul(2).saturating_add(need);
-        let stale = self
-            .space
-            .asked_us
-            .is_none_or(|asked| now_us.abs_diff(asked) > SPACE_US);
-        if stale || self.space.free_bytes < margin {
-            let free = self.inner.engine.disk().free_bytes(&options.directory);
-            self.space.free_bytes = free.map_err(|e| Error::Io {
-                operation: "asking for free space",
-                directory: options.directory.clone(),
-                cause: e.to_string(),
-            })?;
-            self.space.asked_us = Some(now_us);
-        }
-        if self.space.free_bytes < options.reserve_bytes.saturating_add(need) {
-            return Err(Error::Full {
-                directory: options.directory.clone(),
-                free_bytes: self.space.free_bytes,
-                reserve_bytes: options.reserve_bytes,
-            });
-        }
-        self.space.free_bytes -= need;
-        Ok(())
-    }
-
-    /// What is done between groups: a step of a checkpoint, and eviction.
-    fn upkeep(&mut self, idle: bool) {
-        let now_us = self.inner.clock.now_micros();
-        self.checkpoint_step(now_us);
-        let budget = self.inner.options.memory_bytes;
-        let shards = if idle { 64 } else { 2 };
-        for _ in 0..shards {
-            if self.inner.tables.bytes() <= budget {
-                break;
-            }
-            self.inner.tables.evict(self.evict_next, budget);
-            self.evict_next = self.evict_next.wrapping_add(1);
-        }
-    }
 }
 
 /// Closes the queue when the thread ends, also by a panic, so that nobody waits for ever.
@@ -522,27 +475,22 @@ struct Closer(Arc<Inner>);
 
 impl Drop for Closer {
     fn drop(&mut self) {
-        let mut queue = self.0.queue.lock();
-        queue.closing = true;
-        let commits = std::mem::take(&mut queue.commits);
-        queue.checkpoints.clear();
-        drop(queue);
-        for Queued { done, .. } in commits {
-            answer(done, Err(Error::Closed));
+        let (commits, chunks) = {
+            let mut queue = self.0.queue.lock();
+            queue.closing = true;
+            queue.checkpoints.clear();
+            (
+                std::mem::take(&mut queue.commits),
+                std::mem::take(&mut queue.chunks),
+            )
+        };
+        for queued in commits {
+            answer(queued.done, Err(Error::Closed));
         }
-    }
-}
-
-fn refuse(group: Group, error: &Error) {
-    let waiting = group.entries.into_iter().map(|entry| entry.done);
-    for done in waiting.chain(group.lookers) {
-        answer(done, Err(error.clone()));
-    }
-}
-
-/// Calls `done`. A panic in it is its owner's fault and must not end the sequencer.
-fn answer(done: Done, outcome: Result<Committed, Error>) {
-    if catch_unwind(AssertUnwindSafe(|| done(outcome))).is_err() {
-        tracing::error!("the callback of a commit panicked");
+        for chunk in chunks.into_iter().filter(|chunk| chunk.waits) {
+            if let Some(mailbox) = self.0.mailboxes.get(chunk.shard) {
+                drop(mailbox.post(Mail::Logged(chunk.ticket, Err(Error::Closed))));
+            }
+        }
     }
 }

@@ -32,11 +32,8 @@ pub(crate) async fn plan(settings: &Settings) -> Result<Option<Plan>, Failure> {
     if redis.listen.is_empty() {
         return Ok(None);
     }
-    if !tidemill_lattice::is_name(&redis.app) {
-        return Err(Failure::Usage(format!(
-            "the setting `redis.app` is wrong: {:?} cannot name an app",
-            redis.app
-        )));
+    if let Err(error) = tidemill_lattice::Space::new("default", &redis.app) {
+        return Err(wrong_app(&error));
     }
     let limits = Limits {
         bulk_bytes_max: redis.bulk_bytes_max,
@@ -53,6 +50,10 @@ pub(crate) async fn plan(settings: &Settings) -> Result<Option<Plan>, Failure> {
     };
     let address = up::listen_address(&redis.listen, settings).await?;
     Ok(Some(Plan { address, options }))
+}
+
+fn wrong_app(error: &tidemill_lattice::KeyError) -> Failure {
+    Failure::Usage(format!("the setting `redis.app` is wrong: {error}"))
 }
 
 impl Plan {
@@ -78,12 +79,13 @@ impl Bound {
         parts: Parts,
         token: Option<String>,
         stopping: watch::Receiver<bool>,
-    ) -> JoinHandle<()> {
+    ) -> Result<JoinHandle<()>, Failure> {
         let options = Options {
             password: token,
             ..self.options
         };
-        let door = Door::new(options, parts);
-        tokio::spawn(tidemill_redis::serve(self.listener, door, stopping))
+        let door = Door::new(options, parts).map_err(|error| wrong_app(&error))?;
+        let serving = tidemill_redis::serve(self.listener, door, stopping);
+        Ok(tokio::spawn(serving))
     }
 }

@@ -93,8 +93,8 @@ impl Default for RedisSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum DurabilityName {
-    /// Handed to the operating system: outlives the process, and the last moments are lost
-    /// when the machine stops.
+    /// In the node's memory, and with the operating system at once (a function's commit) or
+    /// within milliseconds (a command of the Redis door).
     Memory,
     /// On the disk.
     Durable,
@@ -106,6 +106,8 @@ pub(crate) enum DurabilityName {
 pub(crate) struct StoreSettings {
     /// How safe a commit is before it is answered: `durable` or `memory`.
     pub(crate) durability: DurabilityName,
+    /// How many shards keys are divided among, each with a thread of its own.
+    pub(crate) shards: usize,
     /// Above so many bytes in memory, clean keys leave for the disk.
     pub(crate) memory_bytes: u64,
     /// The engine's cache of blocks, in bytes.
@@ -125,6 +127,7 @@ impl Default for StoreSettings {
         let store = tidemill_store::Options::new("");
         Self {
             durability: DurabilityName::Durable,
+            shards: store.shards,
             memory_bytes: store.memory_bytes,
             cache_bytes: store.cache_bytes,
             checkpoint_bytes: store.checkpoint_bytes,
@@ -139,6 +142,7 @@ impl StoreSettings {
     /// The store's options for this directory.
     pub(crate) fn options(&self, directory: PathBuf) -> tidemill_store::Options {
         tidemill_store::Options {
+            shards: self.shards,
             memory_bytes: self.memory_bytes,
             cache_bytes: self.cache_bytes,
             checkpoint_bytes: self.checkpoint_bytes,

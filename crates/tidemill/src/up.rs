@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tidemill_gateway::{Access, GatewayState, NodeInfo};
 use tidemill_lattice::Clock;
 use tidemill_runtime::Runtime;
-use tidemill_store::{Durability, Embedded, Store};
+use tidemill_store::{Driver, Durability, Embedded, Store};
 use tidemill_telemetry::Telemetry;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -71,7 +71,8 @@ async fn serve(data: &Path, loaded: &Loaded, ready_file: Option<&Path>) -> Resul
     let wanted = listen_address(&settings.http.listen, settings).await?;
     let redis = redis::plan(settings).await?;
     files::create_private(data)?;
-    let store = open_store(data, settings)?;
+    let threads = tidemill_redis::Threads::new(settings.store.shards)?;
+    let store = open_store(data, settings, Arc::clone(&threads) as Arc<dyn Driver>)?;
     let listener = TcpListener::bind(wanted)
         .await
         .map_err(|error| in_use(wanted, &error, "--listen"))?;
@@ -87,6 +88,7 @@ async fn serve(data: &Path, loaded: &Loaded, ready_file: Option<&Path>) -> Resul
         store: Arc::clone(&store),
         clock: Arc::clone(&clock),
         entropy: Arc::new(OsEntropy),
+        threads,
     };
     let parts = tidemill_runtime::Parts {
         store,
@@ -100,8 +102,9 @@ async fn serve(data: &Path, loaded: &Loaded, ready_file: Option<&Path>) -> Resul
     let token = (!settings.http.insecure).then_some(token);
     let (stop, stopping) = watch::channel(false);
     let redis_address = redis.as_ref().map(|bound| bound.address);
-    let serving_redis =
-        redis.map(|bound| bound.serve(redis_parts, token.clone(), stopping.clone()));
+    let serving_redis = redis
+        .map(|bound| bound.serve(redis_parts, token.clone(), stopping.clone()))
+        .transpose()?;
     let state = GatewayState::new(tidemill_gateway::Parts {
         runtime: runtime.clone(),
         telemetry,
@@ -159,8 +162,15 @@ pub(crate) async fn listen_address(text: &str, settings: &Settings) -> Result<So
     Ok(address)
 }
 
-fn open_store(data: &Path, settings: &Settings) -> Result<Arc<dyn Store>, Failure> {
-    let options = settings.store.options(data.join("state"));
+fn open_store(
+    data: &Path,
+    settings: &Settings,
+    driver: Arc<dyn Driver>,
+) -> Result<Arc<dyn Store>, Failure> {
+    let options = tidemill_store::Options {
+        driver,
+        ..settings.store.options(data.join("state"))
+    };
     match Embedded::open(options, Arc::new(SystemClock)) {
         Ok(store) => Ok(Arc::new(store)),
         Err(error @ tidemill_store::Error::InUse { .. }) => {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tempfile::TempDir;
 use tidemill_lattice::{Clock, Entropy};
-use tidemill_redis::{Door, Options, Parts};
+use tidemill_redis::{Door, Options, Parts, Threads};
 use tidemill_store::{Embedded, Store};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -48,15 +48,21 @@ impl Served {
     pub(crate) fn with(options: Options) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let clock = Arc::new(ManualClock(AtomicU64::new(1_700_000_000_000_000)));
-        let store = tidemill_store::Options::new(directory.path().join("state"));
+        let threads = Threads::new(2).expect("runtimes");
+        let store = tidemill_store::Options {
+            shards: 2,
+            driver: Arc::clone(&threads) as Arc<dyn tidemill_store::Driver>,
+            ..tidemill_store::Options::new(directory.path().join("state"))
+        };
         let store = Embedded::open(store, Arc::clone(&clock) as Arc<dyn Clock>);
         let store: Arc<dyn Store> = Arc::new(store.expect("a store"));
         let parts = Parts {
             store: Arc::clone(&store),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             entropy: Arc::new(NoEntropy),
+            threads,
         };
-        let door = Door::new(options, parts);
+        let door = Door::new(options, parts).expect("good names");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()

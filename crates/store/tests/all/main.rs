@@ -3,6 +3,7 @@
 mod chain;
 mod contract;
 mod faults;
+mod frontier;
 mod golden;
 mod kill;
 mod model;

@@ -41,10 +41,12 @@ const ABUSES: &[(&str, &str)] = &[
 ];
 
 fn hostile(arguments: &[&str]) -> Vec<u8> {
-    let more = ["fine", "long_log"];
-    let names = ABUSES.iter().map(|(name, _)| *name).chain(more);
-    let functions: Vec<Value> = names
-        .map(|name| json!({"name": name, "timeout_ms": 1000}))
+    let abuses = ABUSES.iter().map(|(name, _)| (*name, 1000));
+    // These are to end by themselves, on a busy machine as well.
+    let more = [("fine", 60_000), ("long_log", 60_000)];
+    let functions: Vec<Value> = abuses
+        .chain(more)
+        .map(|(name, timeout_ms)| json!({"name": name, "timeout_ms": timeout_ms}))
         .collect();
     program("hostile", HOSTILE, arguments, &json!(functions))
 }

@@ -1,0 +1,447 @@
+//! The versions of one shard's keys in memory.
+//!
+//! A [`View`] is for everybody: it finds a key without a lock on the table. An [`Owner`] is the
+//! one who changes it, the shard's thread. What the two share of one key is a latch over its
+//! chain, held for the moment of one look or one change: values change in place, since copying
+//! a large one for each of its writes would cost more than the readers' moment.
+//!
+//! It knows chains and keys, not the engine: whoever misses a key here loads it and offers it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use foldhash::fast::RandomState;
+use parking_lot::{Mutex, RwLock};
+use tidemill_lattice::{Cell, Key, Time};
+
+use crate::chain::Chain;
+use crate::engine::Stored;
+
+/// So many deltas on one key are folded at the next commit, if no pin forbids it; more on a
+/// large key, since folding touches all of it: one for so many bytes.
+const FOLD_DELTAS: usize = 16;
+const FOLD_BYTES: usize = 2048;
+/// Keys that one round of eviction looks at.
+const EVICT_LOOKS: usize = 256;
+
+/// One shard's keys, to read.
+#[derive(Default)]
+pub(crate) struct View {
+    slots: papaya::HashMap<Key, Slot, RandomState>,
+    /// The keys that the durable tier does not have, ordered, for scans.
+    unstored: RwLock<BTreeSet<Key>>,
+    /// Counts removals, so that a reader does not bring back what it loaded before one. Raised
+    /// before the key goes.
+    removals: AtomicU64,
+    bytes: AtomicU64,
+    keys: AtomicU64,
+    conflicts: AtomicU64,
+    evictions: AtomicU64,
+}
+
+struct Slot {
+    versions: Mutex<Versions>,
+    /// Read or written since eviction last came by.
+    used: AtomicBool,
+}
+
+struct Versions {
+    chain: Chain,
+    /// Whether the key is in the shard's `dirty` list, or in a checkpoint's.
+    queued: bool,
+    /// The durable tier holds the base as of this time; `None` if it holds nothing.
+    stored: Option<Time>,
+    weight: usize,
+    /// Fold when there are so many deltas.
+    fold_at: usize,
+}
+
+/// What a look-up found.
+pub(crate) enum Found {
+    Here(Option<Arc<Cell>>),
+    /// It was folded past the time asked for.
+    Folded,
+    /// Not in memory; pass the ticket to [`Owner::offer`].
+    Cold(Ticket),
+}
+
+/// When a key was found missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket(u64);
+
+/// What the durable tier had of a missing key.
+pub(crate) struct Loaded {
+    pub(crate) ticket: Ticket,
+    pub(crate) stored: Option<Stored>,
+}
+
+/// What a checkpoint has to do for one key.
+pub(crate) enum Fold {
+    /// Nothing new.
+    Clean,
+    /// The base and the time that it is complete through.
+    Store(Arc<Cell>, Time),
+    /// Nothing is left of the key. `stored` tells whether the durable tier has it.
+    Forget { stored: bool },
+}
+
+impl View {
+    /// The cell of a key as of `at`, if the key is in memory.
+    pub(crate) fn get(&self, key: &Key, at: Time) -> Found {
+        let removals = self.removals.load(Ordering::Acquire);
+        let slots = self.slots.pin();
+        match slots.get(key) {
+            Some(slot) => {
+                slot.touch();
+                let versions = slot.versions.lock();
+                if versions.chain.base_through() > at {
+                    return Found::Folded;
+                }
+                Found::Here(versions.chain.at(at))
+            }
+            None => Found::Cold(Ticket(removals)),
+        }
+    }
+
+    /// `None` if the key is in memory.
+    pub(crate) fn missing(&self, key: &Key) -> Option<Ticket> {
+        let removals = self.removals.load(Ordering::Acquire);
+        (!self.slots.pin().contains_key(key)).then_some(Ticket(removals))
+    }
+
+    /// Up to `limit` keys that only memory has, with this encoded prefix, above `after`, in order.
+    pub(crate) fn unstored_after(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Vec<Key> {
+        let from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let unstored = self.unstored.read();
+        unstored
+            .range::<[u8], _>((from, Bound::Unbounded))
+            .take_while(|key| key.as_bytes().starts_with(prefix))
+            .take(limit)
+            .cloned()
+            .collect()
+    }
+
+    /// Approximate heap size of the versions.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn keys(&self) -> u64 {
+        self.keys.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn conflicts(&self) -> u64 {
+        self.conflicts.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn evictions(&self) -> u64 {
+        self.evictions.load(Ordering::Relaxed)
+    }
+
+    /// Only the owner calls it, so reading and writing need not be one step.
+    fn weigh(&self, before: usize, after: usize) {
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        let bytes = (bytes + after as u64).saturating_sub(before as u64);
+        self.bytes.store(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Slot {
+    fn touch(&self) {
+        // Most reads of a hot key find it set: then its line is not written.
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The one who may change a shard's table.
+pub(crate) struct Owner {
+    view: Arc<View>,
+    /// Keys with changes that the durable tier does not have.
+    dirty: Vec<Key>,
+    /// The keys in memory in the order in which eviction looks at them.
+    ring: VecDeque<Key>,
+}
+
+/// A key's versions in the owner's hands.
+pub(crate) struct Held<'a> {
+    view: &'a View,
+    versions: parking_lot::MutexGuard<'a, Versions>,
+}
+
+impl Owner {
+    /// The owner of a new table.
+    pub(crate) fn new(view: Arc<View>) -> Owner {
+        Owner {
+            view,
+            dirty: Vec::new(),
+            ring: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// Whether a key that was loaded after `ticket` was given may still be added.
+    pub(crate) fn is_current(&self, ticket: Ticket) -> bool {
+        self.view.removals.load(Ordering::Relaxed) == ticket.0
+    }
+
+    /// Adds a key that a reader loaded, unless it is here by now or may have been and gone.
+    pub(crate) fn offer(&mut self, key: &Key, cell: Arc<Cell>, through: Time, ticket: Ticket) {
+        if self.is_current(ticket) && !self.view.slots.pin().contains_key(key) {
+            self.add(key, Some((cell, through)));
+        }
+    }
+
+    /// Adds a key that is not here.
+    pub(crate) fn admit(&mut self, key: &Key, stored: Option<Stored>) {
+        self.add(
+            key,
+            stored.map(|stored| (Arc::new(stored.cell), stored.through)),
+        );
+    }
+
+    fn add(&mut self, key: &Key, stored: Option<(Arc<Cell>, Time)>) {
+        let through = stored.as_ref().map(|(_, through)| *through);
+        let chain = stored.map_or_else(Chain::default, |(cell, through)| Chain::new(cell, through));
+        let weight = weigh(key, &chain);
+        let versions = Versions {
+            chain,
+            queued: false,
+            stored: through,
+            fold_at: FOLD_DELTAS + weight / FOLD_BYTES,
+            weight,
+        };
+        if through.is_none() {
+            self.view.unstored.write().insert(key.clone());
+        }
+        let slot = Slot {
+            versions: Mutex::new(versions),
+            // What is read or written once need not stay.
+            used: AtomicBool::new(false),
+        };
+        self.view.slots.pin().insert(key.clone(), slot);
+        self.ring.push_back(key.clone());
+        self.view.keys.fetch_add(1, Ordering::Relaxed);
+        self.view.weigh(0, weight);
+    }
+
+    /// Whether the key is in memory.
+    pub(crate) fn has(&self, key: &Key) -> bool {
+        self.view.slots.pin().contains_key(key)
+    }
+
+    /// Shows `change` a key's versions, if the key is here. If it adds a delta, the key is noted
+    /// for the next checkpoint.
+    pub(crate) fn with<T>(
+        &mut self,
+        key: &Key,
+        change: impl FnOnce(&mut Held<'_>) -> T,
+    ) -> Option<T> {
+        let slots = self.view.slots.pin();
+        let slot = slots.get(key)?;
+        slot.touch();
+        let mut held = Held {
+            view: &self.view,
+            versions: slot.versions.lock(),
+        };
+        let outcome = change(&mut held);
+        let versions = &mut *held.versions;
+        if !versions.queued && versions.chain.delta_count() > 0 {
+            versions.queued = true;
+            self.dirty.push(key.clone());
+        }
+        Some(outcome)
+    }
+
+    /// Puts a key on the list for a checkpoint that is under way, because its content has
+    /// expired by `target`. Tells whether it was not on a list yet.
+    pub(crate) fn queue_expired(&mut self, key: &Key, target: Time) -> bool {
+        let slots = self.view.slots.pin();
+        let Some(slot) = slots.get(key) else {
+            return false;
+        };
+        let mut versions = slot.versions.lock();
+        let chain = &versions.chain;
+        let expired = chain.delta_count() == 0 && chain.base().is_empty_at(target);
+        let fresh = expired && !versions.queued;
+        versions.queued |= fresh;
+        fresh
+    }
+
+    /// Takes the list of keys with unstored changes.
+    pub(crate) fn take_dirty(&mut self) -> Vec<Key> {
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// Folds a key through `target` and tells what the durable tier needs.
+    pub(crate) fn fold(&mut self, key: &Key, target: Time) -> Fold {
+        let slots = self.view.slots.pin();
+        let Some(slot) = slots.get(key) else {
+            return Fold::Clean;
+        };
+        let mut held = Held {
+            view: &self.view,
+            versions: slot.versions.lock(),
+        };
+        let first = held.versions.chain.first_delta();
+        if first.is_none_or(|first| first <= target) {
+            held.fold(key, target);
+        }
+        let versions = &*held.versions;
+        let through = versions.chain.base_through();
+        // A base folded past the target waits for the next checkpoint: after a crash, the
+        // records above the target would be replayed without what is forgotten here.
+        if versions.chain.is_forgotten() && through <= target {
+            let stored = versions.stored.is_some();
+            // Should it be written again before the durable tier has forgotten it, only memory
+            // has it then.
+            self.view.unstored.write().insert(key.clone());
+            return Fold::Forget { stored };
+        }
+        let unwritten = versions.stored.is_none() && versions.chain.base().is_bottom();
+        if unwritten || versions.stored == Some(through) {
+            return Fold::Clean;
+        }
+        Fold::Store(Arc::clone(versions.chain.base()), through)
+    }
+
+    /// Records that the durable tier has the key's base through `through` (`None`: what it had
+    /// before), and keeps the key on the list if it has newer deltas.
+    pub(crate) fn stored(&mut self, key: &Key, through: Option<Time>) {
+        let slots = self.view.slots.pin();
+        let Some(slot) = slots.get(key) else {
+            return;
+        };
+        let mut versions = slot.versions.lock();
+        if through.is_some() {
+            versions.stored = through;
+            self.view.unstored.write().remove(key.as_bytes());
+        }
+        versions.queued = versions.chain.delta_count() > 0 || versions.chain.is_forgotten();
+        if versions.queued {
+            self.dirty.push(key.clone());
+        }
+    }
+
+    /// Removes a key of which nothing is left, after the durable tier has forgotten it too.
+    /// A key written again since stays.
+    pub(crate) fn forget(&mut self, key: &Key) {
+        let slots = self.view.slots.pin();
+        let Some(slot) = slots.get(key) else {
+            return;
+        };
+        let mut versions = slot.versions.lock();
+        versions.stored = None;
+        if versions.chain.is_forgotten() {
+            let weight = versions.weight;
+            drop(versions);
+            self.view.remove(key, weight);
+            self.view.unstored.write().remove(key.as_bytes());
+        } else {
+            versions.queued = true;
+            drop(versions);
+            self.dirty.push(key.clone());
+        }
+    }
+
+    /// Second-chance eviction (Corbató 1968) of clean keys: what was not read again since its
+    /// last turn leaves. A key enters without that mark, so keys that are read once, as by a
+    /// scan, push out each other and not those in use.
+    pub(crate) fn evict(&mut self, budget_bytes: u64) {
+        for _ in 0..EVICT_LOOKS.min(self.ring.len()) {
+            if self.view.bytes() <= budget_bytes {
+                return;
+            }
+            let Some(key) = self.ring.pop_front() else {
+                return;
+            };
+            let slots = self.view.slots.pin();
+            let Some(slot) = slots.get(&key) else {
+                continue;
+            };
+            let versions = slot.versions.lock();
+            let is_clean = !versions.queued
+                && versions.chain.delta_count() == 0
+                && versions.stored == Some(versions.chain.base_through());
+            let weight = versions.weight;
+            drop(versions);
+            if is_clean && !slot.used.swap(false, Ordering::Relaxed) {
+                self.view.remove(&key, weight);
+                self.view.evictions.fetch_add(1, Ordering::Relaxed);
+            } else {
+                self.ring.push_back(key);
+            }
+        }
+    }
+}
+
+impl View {
+    fn remove(&self, key: &Key, weight: usize) {
+        self.removals.fetch_add(1, Ordering::Release);
+        self.slots.pin().remove(key);
+        self.keys.fetch_sub(1, Ordering::Relaxed);
+        self.weigh(weight, 0);
+    }
+}
+
+impl Held<'_> {
+    /// The key's cell with everything applied; `None` if nothing is known of it.
+    pub(crate) fn newest(&self) -> Option<&Cell> {
+        self.versions.chain.newest()
+    }
+
+    /// Adds the delta of the commit at `time`, made at `snapshot`, and folds what has gathered.
+    pub(crate) fn push(
+        &mut self,
+        key: &Key,
+        delta: Cell,
+        time: Time,
+        snapshot: Time,
+        low_water: Time,
+    ) {
+        let versions = &mut *self.versions;
+        let added = delta.weight_bytes() + size_of::<Cell>();
+        versions.chain.push(time, snapshot, delta);
+        versions.weight += added;
+        let is_full = versions.chain.delta_count() >= versions.fold_at;
+        let first = versions.chain.first_delta();
+        self.view.weigh(0, added);
+        if is_full && first.is_some_and(|first| first <= low_water) {
+            self.fold(key, low_water);
+        }
+    }
+
+    fn fold(&mut self, key: &Key, line: Time) {
+        let versions = &mut *self.versions;
+        let dropped = versions.chain.fold(line);
+        self.view.conflicts.fetch_add(dropped, Ordering::Relaxed);
+        let weight = weigh(key, &versions.chain);
+        self.view.weigh(versions.weight, weight);
+        versions.fold_at = fold_at(&versions.chain, weight);
+        versions.weight = weight;
+    }
+}
+
+/// The table's entry, its place in the ring, and what it holds.
+fn weigh(key: &Key, chain: &Chain) -> usize {
+    size_of::<Slot>() + 2 * size_of::<Key>() + key.as_bytes().len() + chain.weight_bytes()
+}
+
+/// Twice what is left, so that deltas which a pin holds are not looked at for each commit.
+fn fold_at(chain: &Chain, weight: usize) -> usize {
+    (2 * chain.delta_count()).max(FOLD_DELTAS + weight / FOLD_BYTES)
+}
