@@ -165,6 +165,8 @@ case ${1:-test} in
     ;;
   deep)
     export TIDEMILL_KILLS=${TIDEMILL_KILLS:-200} TIDEMILL_LEAKS=${TIDEMILL_LEAKS:-10} PROPTEST_CASES=${PROPTEST_CASES:-10000}
+    # Minutes of hostile bytes, and others each time; a failure prints its seed.
+    export TIDEMILL_FUZZ_CASES=${TIDEMILL_FUZZ_CASES:-4000000} TIDEMILL_FUZZ_SEED=${TIDEMILL_FUZZ_SEED:-$RANDOM}
     stage tools 10 tools
     stage environment 90 "$PYTHON" scripts/bootstrap.py run test
     stage build 1020 build

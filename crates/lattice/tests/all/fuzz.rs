@@ -1,12 +1,35 @@
 //! Hostile bytes: decoding never panics, and what it accepts is in normal form.
 
+use bytes::Bytes;
 use proptest::prelude::*;
+use tidemill_fuzz::measured;
 use tidemill_lattice::{Cell, ContentType, DecodeError, Key, Op, Time};
 
 use crate::world::{any_history, run, state_at};
 
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
+/// Counts and lengths that lie, times, and the beginnings of values of each type.
+const TOKENS: &[&[u8]] = &[
+    &[0x80],
+    &[0xff, 0xff, 0xff, 0xff, 0x0f],
+    &[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10],
+    &[0xff; 8],
+    &[0; 8],
+    &[9, 0, 0, 0, 0, 0, 0, 0, 1, 1],
+    &[1, 2],
+    &[1, 6],
+    &[1, 7],
+    &[1, 8],
+    &[1, 9],
+    b"\x03\x0atext/plain",
+];
+
 fn check(bytes: &[u8]) {
-    let Ok(cell) = Cell::decode(&bytes.to_vec().into()) else {
+    let input = Bytes::copy_from_slice(bytes);
+    let (decoded, heap) = measured(|| Cell::decode(&input));
+    let most = 16 * 1024 + 1024 * bytes.len() as u64;
+    assert!(heap.total_bytes <= most, "{heap:?}");
+    let Ok(cell) = decoded else {
         return;
     };
     let mut again = Vec::new();
@@ -108,6 +131,16 @@ proptest! {
             prop_assert!(!error.to_string().is_empty());
         }
     }
+}
+
+#[test]
+fn mutated_golden_files_do_no_harm() {
+    let corpus = tidemill_fuzz::files(GOLDEN);
+    let whole = corpus
+        .iter()
+        .filter(|bytes| Cell::decode(&Bytes::copy_from_slice(bytes)).is_ok());
+    assert!(whole.count() > 10, "mutations begin with cells");
+    tidemill_fuzz::fuzz(corpus, TOKENS, check);
 }
 
 #[test]

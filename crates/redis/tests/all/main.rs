@@ -2,6 +2,7 @@
 
 mod commands;
 mod connections;
+mod fuzzing;
 mod parsing;
 mod races;
 mod support;
