@@ -255,31 +255,39 @@ impl Parser {
     }
 }
 
-/// The words of an inline command; `None` where quotes are not closed.
+/// The words of an inline command; `None` where quotes are not closed. As in Redis words are split
+/// at less than what is skipped before them. A zero byte ends the words: to Redis it is the end of
+/// what has come, and it waits for ever.
 fn split(line: &[u8]) -> Option<Vec<Bytes>> {
+    let end = line.iter().position(|byte| *byte == 0);
+    let mut rest = skip_space(&line[..end.unwrap_or(line.len())]);
     let mut words = Vec::new();
-    let mut rest = line.trim_ascii_start();
-    while let Some(first) = rest.first() {
-        let (word, after) = match first {
-            b'"' | b'\'' => quoted(rest)?,
-            _ => plain(rest)?,
-        };
+    while !rest.is_empty() {
+        let (word, after) = plain(rest)?;
         words.push(Bytes::from(word));
-        rest = after.trim_ascii_start();
+        rest = skip_space(after);
     }
     Some(words)
 }
 
-/// A word without quotes at its front; quotes inside it begin a quoted part, as in Redis.
+fn skip_space(text: &[u8]) -> &[u8] {
+    let start = text.iter().position(|byte| !is_space(*byte));
+    text.get(start.unwrap_or(text.len())..).unwrap_or_default()
+}
+
+/// `isspace` of C; Rust's has no vertical tab.
+fn is_space(byte: u8) -> bool {
+    byte.is_ascii_whitespace() || byte == 0x0b
+}
+
+/// A word; a quote begins its quoted part, which is its last.
 fn plain(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let mut word = Vec::new();
     let mut rest = text;
     loop {
         match rest {
             [] => return Some((word, rest)),
-            [byte, ..] if byte.is_ascii_whitespace() || *byte == 0 => {
-                return Some((word, rest.get(1..).unwrap_or_default()));
-            }
+            [b' ' | b'\t' | b'\r' | b'\n', after @ ..] => return Some((word, after)),
             [b'"' | b'\'', ..] => {
                 let (part, after) = quoted(rest)?;
                 word.extend(part);
@@ -302,7 +310,7 @@ fn quoted(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
             [] => return None,
             [byte, after @ ..] if *byte == quote => {
                 return match after.first() {
-                    Some(next) if !next.is_ascii_whitespace() => None,
+                    Some(next) if !is_space(*next) => None,
                     _ => Some((word, after)),
                 };
             }
