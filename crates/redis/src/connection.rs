@@ -27,6 +27,8 @@ const COMMANDS_A_TURN: usize = 128;
 /// Room made for one read from the socket.
 const READ_BYTES: usize = 16 * 1024;
 const READ_BYTES_MAX: usize = 1024 * 1024;
+/// Input that a connection keeps its room for, however large a command was before.
+const INPUT_KEPT_BYTES: usize = 64 * 1024;
 
 /// An answer in its place.
 enum Pending {
@@ -41,6 +43,8 @@ pub(crate) struct Connection {
     stream: TcpStream,
     parser: Parser,
     input: BytesMut,
+    /// Whether the input's room has been larger than a connection keeps.
+    is_input_large: bool,
     output: BytesMut,
     pending: VecDeque<(Protocol, Pending)>,
     /// Something was written on this thread that nobody else may see yet.
@@ -59,6 +63,7 @@ impl Connection {
             stream,
             parser: Parser::new(limits),
             input: BytesMut::new(),
+            is_input_large: false,
             output: BytesMut::new(),
             pending: VecDeque::new(),
             is_unpublished: false,
@@ -77,6 +82,7 @@ impl Connection {
             if self.session.is_closing {
                 return self.stream.shutdown().await;
             }
+            self.give_back_room();
             // What is half there may be large: grow as fast as it comes, not as it says.
             let room = self.input.len().clamp(READ_BYTES, READ_BYTES_MAX);
             self.input.reserve(room);
@@ -87,6 +93,15 @@ impl Connection {
             if read == 0 {
                 return Ok(());
             }
+            self.is_input_large |= self.input.len() > INPUT_KEPT_BYTES;
+        }
+    }
+
+    /// One large command must not hold its room for the connection's life.
+    fn give_back_room(&mut self) {
+        if self.is_input_large && self.input.len() <= INPUT_KEPT_BYTES {
+            self.input = BytesMut::from(&self.input[..]);
+            self.is_input_large = false;
         }
     }
 
