@@ -17,6 +17,7 @@ use tokio::sync::{oneshot, watch};
 use crate::command::{self, Command, Run};
 use crate::door::{Waiting, Write};
 use crate::fault::{Fault, Outcome};
+use crate::reply::Writing;
 use crate::session::Session;
 use crate::{Limits, Parser, Protocol, Reply, threads};
 
@@ -113,7 +114,7 @@ impl Connection {
                 Ok(Some(arguments)) => self.execute(arguments).await?,
                 Ok(None) => break,
                 Err(error) => {
-                    self.answer(Reply::Error(error.to_string()));
+                    self.answer(Reply::Error(error.to_string())).await?;
                     self.session.is_closing = true;
                 }
             }
@@ -140,25 +141,28 @@ impl Connection {
                 return Ok(());
             }
             Err(command::Unknown::Name(text)) => {
-                self.answer(Reply::Error(text));
-                return Ok(());
+                return self.answer(Reply::Error(text)).await;
             }
         };
         if !self.session.is_authenticated && !command.is_open() {
-            self.answer(Reply::Error("NOAUTH Authentication required.".to_owned()));
-            return Ok(());
+            let text = "NOAUTH Authentication required.".to_owned();
+            return self.answer(Reply::Error(text)).await;
         }
         self.last.0 = command.name;
         match self.start(command, arguments).await? {
             Ok(pending) => match pending {
-                Pending::Ready(reply) => self.answer(reply),
+                Pending::Ready(reply) => self.answer(reply).await,
                 // In memory it is as safe as it will be.
-                Pending::Written(reply) if self.session.door.reads_newest() => self.answer(reply),
-                waiting => self.pending.push_back((self.session.protocol, waiting)),
+                Pending::Written(reply) if self.session.door.reads_newest() => {
+                    self.answer(reply).await
+                }
+                waiting => {
+                    self.pending.push_back((self.session.protocol, waiting));
+                    Ok(())
+                }
             },
-            Err(fault) => self.answer(fault.into()),
+            Err(fault) => self.answer(fault.into()).await,
         }
-        Ok(())
     }
 
     /// Starts a command.
@@ -222,13 +226,23 @@ impl Connection {
     }
 
     /// Puts an answer in its place.
-    fn answer(&mut self, reply: Reply) {
+    async fn answer(&mut self, reply: Reply) -> io::Result<()> {
         let protocol = self.session.protocol;
         if self.pending.is_empty() {
-            reply.encode(protocol, &mut self.output);
-        } else {
-            self.pending.push_back((protocol, Pending::Ready(reply)));
+            return self.write(protocol, reply).await;
         }
+        self.pending.push_back((protocol, Pending::Ready(reply)));
+        Ok(())
+    }
+
+    /// Writes an answer, and waits for the client where it is more than may wait.
+    async fn write(&mut self, protocol: Protocol, reply: Reply) -> io::Result<()> {
+        let enough_bytes = self.session.door.options.output_bytes_max;
+        let mut writing = Writing::begin(protocol, reply, &mut self.output);
+        while writing.go_on(&mut self.output, enough_bytes) {
+            self.flush().await?;
+        }
+        self.flush_surplus().await
     }
 
     /// Shows what was written on this thread to everybody, and waits until it is safe.
@@ -266,8 +280,7 @@ impl Connection {
                     Err(_) => lost().unwrap_or_else(Reply::from),
                 },
             };
-            reply.encode(protocol, &mut self.output);
-            self.flush_surplus().await?;
+            self.write(protocol, reply).await?;
         }
         Ok(())
     }

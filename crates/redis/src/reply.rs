@@ -111,6 +111,59 @@ fn items(out: &mut BytesMut, mark: u8, all: &[Reply], protocol: Protocol) {
     }
 }
 
+/// An answer that is written a piece at a time: values are shared until their turn comes, so an
+/// answer that names one value many times takes no more memory than its client has read.
+pub(crate) struct Writing {
+    protocol: Protocol,
+    /// What is still to come, innermost last.
+    open: Vec<std::vec::IntoIter<Reply>>,
+}
+
+impl Writing {
+    /// Writes the beginning of an answer; the whole of it, unless it has parts.
+    pub(crate) fn begin(protocol: Protocol, reply: Reply, out: &mut BytesMut) -> Self {
+        let mut writing = Self {
+            protocol,
+            open: Vec::new(),
+        };
+        writing.put(reply, out);
+        writing
+    }
+
+    fn put(&mut self, reply: Reply, out: &mut BytesMut) {
+        let is_new = self.protocol == Protocol::Resp3;
+        let (mark, count, parts) = match reply {
+            Reply::Array(parts) => (b'*', parts.len(), parts),
+            Reply::Set(parts) => (if is_new { b'~' } else { b'*' }, parts.len(), parts),
+            Reply::Map(pairs) => {
+                let count = pairs.len();
+                let parts = pairs.into_iter().flat_map(<[Reply; 2]>::from).collect();
+                let (mark, each) = if is_new { (b'%', 1) } else { (b'*', 2) };
+                (mark, count * each, parts)
+            }
+            whole => return whole.encode(self.protocol, out),
+        };
+        line(out, mark, count.to_string().as_bytes());
+        self.open.push(parts.into_iter());
+    }
+
+    /// Goes on until `out` holds more than so many bytes; tells whether more is to come.
+    pub(crate) fn go_on(&mut self, out: &mut BytesMut, enough_bytes: usize) -> bool {
+        while let Some(parts) = self.open.last_mut() {
+            if out.len() > enough_bytes {
+                return true;
+            }
+            match parts.next() {
+                Some(part) => self.put(part, out),
+                None => {
+                    self.open.pop();
+                }
+            }
+        }
+        false
+    }
+}
+
 fn double(value: f64) -> String {
     if value.is_infinite() {
         return if value > 0.0 { "inf" } else { "-inf" }.to_owned();
@@ -185,6 +238,29 @@ mod tests {
         ] {
             assert_eq!(written(&reply, Protocol::Resp2), old);
             assert_eq!(written(&reply, Protocol::Resp3), new);
+        }
+    }
+
+    #[test]
+    fn an_answer_in_pieces_is_the_same_and_no_longer_than_asked() {
+        let value = Bytes::from_static(&[b'x'; 100]);
+        let inner = Reply::Set(vec![Reply::Null, Reply::Array(Vec::new())]);
+        let pairs = vec![(Reply::text("a"), inner), (Reply::Null, Reply::ok())];
+        let many = vec![Reply::Bulk(value); 50];
+        let reply = Reply::Array(vec![Reply::Map(pairs), Reply::Array(many), Reply::Null]);
+        for protocol in [Protocol::Resp2, Protocol::Resp3] {
+            let (mut all, mut out) = (String::new(), BytesMut::new());
+            let mut writing = Writing::begin(protocol, reply.clone(), &mut out);
+            loop {
+                let has_more = writing.go_on(&mut out, 64);
+                assert!(out.len() <= 64 + 110, "{}", out.len());
+                all.push_str(std::str::from_utf8(&out).expect("text"));
+                out.clear();
+                if !has_more {
+                    break;
+                }
+            }
+            assert_eq!(all, written(&reply, protocol));
         }
     }
 }
