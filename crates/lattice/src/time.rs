@@ -3,6 +3,7 @@
 //! Must not read the machine's clock: whoever owns the edge hands it in.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -118,6 +119,33 @@ pub trait Clock: Send + Sync + 'static {
     fn now_micros(&self) -> u64;
 }
 
+/// A clock that stands where the one below it steps back, until that has caught up. Whoever
+/// judges by it what has expired never sees it again.
+#[derive(Debug, Default)]
+pub struct RisingClock<C> {
+    clock: C,
+    last_us: AtomicU64,
+}
+
+impl<C: Clock> RisingClock<C> {
+    /// A clock that has given no time yet.
+    pub const fn new(clock: C) -> RisingClock<C> {
+        RisingClock {
+            clock,
+            last_us: AtomicU64::new(0),
+        }
+    }
+}
+
+impl<C: Clock> Clock for RisingClock<C> {
+    fn now_micros(&self) -> u64 {
+        let now_us = self.clock.now_micros();
+        self.last_us
+            .fetch_max(now_us, Ordering::Relaxed)
+            .max(now_us)
+    }
+}
+
 /// Randomness, injected.
 pub trait Entropy: Send + Sync + 'static {
     /// Fills `bytes` with random bytes, fit for secrets.
@@ -142,6 +170,21 @@ mod tests {
             (Time::MAX.next(), Time::ZERO.prev()),
             (Time::MAX, Time::ZERO)
         );
+    }
+
+    #[test]
+    fn a_rising_clock_stands_where_the_other_steps_back() {
+        struct Steps(AtomicU64);
+        impl Clock for Steps {
+            fn now_micros(&self) -> u64 {
+                const TIMES_US: [u64; 6] = [5, 7, 3, 6, 7, 9];
+                let step = self.0.fetch_add(1, Ordering::Relaxed);
+                TIMES_US[usize::try_from(step).expect("small")]
+            }
+        }
+        let clock = RisingClock::new(Steps(AtomicU64::new(0)));
+        let times: Vec<u64> = (0..6).map(|_| clock.now_micros()).collect();
+        assert_eq!(times, [5, 7, 7, 7, 7, 9]);
     }
 
     #[test]

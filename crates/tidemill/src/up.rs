@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tidemill_gateway::{Access, GatewayState, NodeInfo};
-use tidemill_lattice::Clock;
+use tidemill_lattice::{Clock, RisingClock};
 use tidemill_runtime::Runtime;
 use tidemill_store::{Driver, Durability, Embedded, Store};
 use tidemill_telemetry::Telemetry;
@@ -72,7 +72,10 @@ async fn serve(data: &Path, loaded: &Loaded, ready_file: Option<&Path>) -> Resul
     let redis = redis::plan(settings).await?;
     files::create_private(data)?;
     let threads = tidemill_redis::Threads::new(settings.store.shards)?;
-    let store = open_store(data, settings, Arc::clone(&threads) as Arc<dyn Driver>)?;
+    // What has expired stays so where the wall clock is set back.
+    let rising: Arc<dyn Clock> = Arc::new(RisingClock::new(SystemClock));
+    let driver = Arc::clone(&threads) as Arc<dyn Driver>;
+    let store = open_store(data, settings, Arc::clone(&rising), driver)?;
     let listener = TcpListener::bind(wanted)
         .await
         .map_err(|error| in_use(wanted, &error, "--listen"))?;
@@ -86,7 +89,7 @@ async fn serve(data: &Path, loaded: &Loaded, ready_file: Option<&Path>) -> Resul
     let telemetry = Arc::new(Telemetry::new(settings.telemetry.options()));
     let redis_parts = tidemill_redis::Parts {
         store: Arc::clone(&store),
-        clock: Arc::clone(&clock),
+        clock: rising,
         entropy: Arc::new(OsEntropy),
         threads,
     };
@@ -165,13 +168,14 @@ pub(crate) async fn listen_address(text: &str, settings: &Settings) -> Result<So
 fn open_store(
     data: &Path,
     settings: &Settings,
+    clock: Arc<dyn Clock>,
     driver: Arc<dyn Driver>,
 ) -> Result<Arc<dyn Store>, Failure> {
     let options = tidemill_store::Options {
         driver,
         ..settings.store.options(data.join("state"))
     };
-    match Embedded::open(options, Arc::new(SystemClock)) {
+    match Embedded::open(options, clock) {
         Ok(store) => Ok(Arc::new(store)),
         Err(error @ tidemill_store::Error::InUse { .. }) => {
             let place = files::read_node(data).map_or_else(String::new, |node| {

@@ -1,5 +1,6 @@
 //! The Redis door over real sockets, on a store in a directory of its own.
 
+mod clocks;
 mod commands;
 mod connections;
 mod fuzzing;

@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tempfile::TempDir;
-use tidemill_lattice::{Clock, Entropy};
+use tidemill_lattice::{Clock, Entropy, RisingClock};
 use tidemill_redis::{Door, Options, Parts, Threads};
 use tidemill_store::{Embedded, Store};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 /// A clock that tests move.
-pub(crate) struct ManualClock(AtomicU64);
+#[derive(Clone)]
+pub(crate) struct ManualClock(Arc<AtomicU64>);
 
 impl Clock for ManualClock {
     fn now_micros(&self) -> u64 {
@@ -33,7 +34,7 @@ impl Entropy for NoEntropy {
 /// A served door.
 pub(crate) struct Served {
     pub(crate) address: SocketAddr,
-    pub(crate) clock: Arc<ManualClock>,
+    clock: ManualClock,
     pub(crate) store: Arc<dyn Store>,
     stop: watch::Sender<bool>,
     runtime: Option<Runtime>,
@@ -46,19 +47,29 @@ impl Served {
     }
 
     pub(crate) fn with(options: Options) -> Self {
+        Self::over(options, |store| store)
+    }
+
+    /// A door to what is made of a store.
+    pub(crate) fn over(
+        options: Options,
+        wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let clock = Arc::new(ManualClock(AtomicU64::new(1_700_000_000_000_000)));
+        let clock = ManualClock(Arc::new(AtomicU64::new(1_700_000_000_000_000)));
+        // As in a node, one clock for the store and the door.
+        let rising: Arc<dyn Clock> = Arc::new(RisingClock::new(clock.clone()));
         let threads = Threads::new(2).expect("runtimes");
         let store = tidemill_store::Options {
             shards: 2,
             driver: Arc::clone(&threads) as Arc<dyn tidemill_store::Driver>,
             ..tidemill_store::Options::new(directory.path().join("state"))
         };
-        let store = Embedded::open(store, Arc::clone(&clock) as Arc<dyn Clock>);
-        let store: Arc<dyn Store> = Arc::new(store.expect("a store"));
+        let store = Embedded::open(store, Arc::clone(&rising));
+        let store = wrap(Arc::new(store.expect("a store")));
         let parts = Parts {
             store: Arc::clone(&store),
-            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            clock: rising,
             entropy: Arc::new(NoEntropy),
             threads,
         };
@@ -91,6 +102,11 @@ impl Served {
     /// Lets time pass.
     pub(crate) fn pass_ms(&self, millis: u64) {
         self.clock.0.fetch_add(millis * 1_000, Ordering::SeqCst);
+    }
+
+    /// Sets the clock back.
+    pub(crate) fn set_back_ms(&self, millis: u64) {
+        self.clock.0.fetch_sub(millis * 1_000, Ordering::SeqCst);
     }
 
     /// Asks the door to stop.
