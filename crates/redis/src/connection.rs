@@ -16,7 +16,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::command::{self, Command, Run};
 use crate::door::{Waiting, Write};
-use crate::fault::{Fault, Outcome};
+use crate::fault::Fault;
 use crate::reply::Writing;
 use crate::session::Session;
 use crate::{Limits, Parser, Protocol, Reply, threads};
@@ -25,6 +25,8 @@ use crate::{Limits, Parser, Protocol, Reply, threads};
 const PENDING_MAX: usize = 1024;
 /// Commands run before others on this thread get their turn.
 const COMMANDS_A_TURN: usize = 128;
+/// A command of more words looks at so many keys that others on this thread should not wait.
+const WORDS_MAX: usize = 1024;
 /// Room made for one read from the socket.
 const READ_BYTES: usize = 16 * 1024;
 const READ_BYTES_MAX: usize = 1024 * 1024;
@@ -172,6 +174,7 @@ impl Connection {
         arguments: Vec<Bytes>,
     ) -> io::Result<Result<Pending, Fault>> {
         let door = Arc::clone(&self.session.door);
+        let is_wide = arguments.len() > WORDS_MAX;
         Ok(match command.run {
             Run::Local(run) => {
                 self.session.note(std::mem::take(&mut self.last));
@@ -180,21 +183,20 @@ impl Connection {
                 self.parser.set_limits(limits);
                 outcome.map(Pending::Ready)
             }
-            Run::Read(run) if command.is_of_one_key() && door.reads_newest() => {
+            Run::Read(run) if command.is_of_one_key() && !is_wide && door.reads_newest() => {
                 if !self.pending.is_empty() {
                     self.settle().await?;
                 }
                 run(&door.newest(), &arguments).map(Pending::Ready)
             }
-            Run::Read(run) => {
+            Run::Read(run) if !is_wide => {
                 self.settle().await?;
                 run(&door.reader(), &arguments).map(Pending::Ready)
             }
-            Run::Scan(run) => {
+            Run::Read(run) | Run::Scan(run) => {
                 self.settle().await?;
                 let scan = move || run(&door.reader(), &arguments);
-                let outcome = tokio::task::spawn_blocking(scan).await;
-                outcome.unwrap_or_else(|_| lost()).map(Pending::Ready)
+                apart(scan).await.map(Pending::Ready)
             }
             Run::Write(run) => match run(&door, &arguments) {
                 Err(fault) => Err(fault),
@@ -213,9 +215,12 @@ impl Connection {
                 Ok(Write::Many(prepare)) => {
                     self.settle().await?;
                     self.is_committing = true;
-                    let reader = door.reader();
-                    prepare(&reader)
-                        .map(|batch| Pending::Waiting(door.commit(&reader.snapshot(), batch)))
+                    let begin = move || {
+                        let reader = door.reader();
+                        prepare(&reader)
+                            .map(|batch| Pending::Waiting(door.commit(&reader.snapshot(), batch)))
+                    };
+                    if is_wide { apart(begin).await } else { begin() }
                 }
             },
             Run::Absent(why) => Err(Fault::Other(format!(
@@ -277,7 +282,7 @@ impl Connection {
                 },
                 Pending::Waiting(waiting) => match waiting.await {
                     Ok(reply) => reply,
-                    Err(_) => lost().unwrap_or_else(Reply::from),
+                    Err(_) => lost().into(),
                 },
             };
             self.write(protocol, reply).await?;
@@ -315,8 +320,16 @@ fn limits(session: &Session) -> Limits {
     }
 }
 
-fn lost() -> Outcome {
-    Err(Fault::other(
+/// Runs what takes long off the threads that serve connections.
+async fn apart<T: Send + 'static>(
+    run: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
+    let outcome = tokio::task::spawn_blocking(run).await;
+    outcome.unwrap_or_else(|_| Err(lost()))
+}
+
+fn lost() -> Fault {
+    Fault::other(
         "the answer was lost; read what the command would have changed, then send it again",
-    ))
+    )
 }

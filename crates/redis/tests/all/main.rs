@@ -7,3 +7,4 @@ mod fuzzing;
 mod parsing;
 mod races;
 mod support;
+mod wide;
