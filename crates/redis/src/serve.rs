@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::Door;
@@ -24,6 +24,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// answered for a moment, and cuts off the rest.
 pub async fn serve(listener: TcpListener, door: Arc<Door>, mut stopping: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
+    let most = door.options.connections_max.min(Semaphore::MAX_PERMITS);
+    let places = Arc::new(Semaphore::new(most));
     let ended = stopping.clone();
     loop {
         let accepted = tokio::select! {
@@ -33,8 +35,8 @@ pub async fn serve(listener: TcpListener, door: Arc<Door>, mut stopping: watch::
         };
         match accepted {
             Ok((stream, _)) => {
-                let has_room = connections.len() < door.options.connections_max;
-                let connection = one(stream, Arc::clone(&door), ended.clone(), has_room);
+                let place = Arc::clone(&places).try_acquire_owned().ok();
+                let connection = one(stream, Arc::clone(&door), ended.clone(), place);
                 let connection = async move {
                     // A connection that breaks is its client's affair.
                     if let Err(error) = connection.await {
@@ -62,18 +64,19 @@ async fn one(
     stream: TcpStream,
     door: Arc<Door>,
     stopping: watch::Receiver<bool>,
-    has_room: bool,
+    place: Option<OwnedSemaphorePermit>,
 ) -> io::Result<()> {
     // It was accepted on another thread than the one it lives on.
     let mut stream = TcpStream::from_std(stream.into_std()?)?;
-    if !has_room {
+    let Some(place) = place else {
         count(&door.counts.refused);
         let text = b"-ERR max number of clients reached\r\n";
         return stream.write_all(text).await;
-    }
+    };
     // Answers are written whole; waiting for more to send would only delay them.
     stream.set_nodelay(true)?;
     let id = door.counts.connections.fetch_add(1, Ordering::Relaxed) + 1;
-    let session = Session::open(&door, id, stream.peer_addr()?, stream.local_addr()?);
+    let addresses = (stream.peer_addr()?, stream.local_addr()?);
+    let session = Session::open(&door, id, addresses, place);
     Connection::new(session, stream).run(stopping).await
 }

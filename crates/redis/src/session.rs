@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{Door, Protocol};
 
@@ -37,11 +38,18 @@ pub(crate) struct Session {
     pub(crate) is_authenticated: bool,
     /// The connection ends after this answer.
     pub(crate) is_closing: bool,
+    /// Its place among the connections that may be open at a time.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl Session {
     /// A new connection, listed until it is dropped.
-    pub(crate) fn open(door: &Arc<Door>, id: u64, peer: SocketAddr, local: SocketAddr) -> Session {
+    pub(crate) fn open(
+        door: &Arc<Door>,
+        id: u64,
+        (peer, local): (SocketAddr, SocketAddr),
+        place: OwnedSemaphorePermit,
+    ) -> Session {
         let now_us = door.clock.now_micros();
         let client = Arc::new(Client {
             id,
@@ -58,6 +66,7 @@ impl Session {
             protocol: Protocol::Resp2,
             is_authenticated: door.options.password.is_none(),
             is_closing: false,
+            place: Some(place),
         }
     }
 
@@ -83,6 +92,8 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        // Whoever sees that the connection is gone may have its place.
+        drop(self.place.take());
         self.door.clients.lock().remove(&self.client.id);
     }
 }
