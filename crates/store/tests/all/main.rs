@@ -1,9 +1,11 @@
 //! What a partition promises, checked from outside.
 
 mod chain;
+mod clocks;
 mod contract;
 mod faults;
 mod frontier;
+mod fuzz;
 mod golden;
 mod kill;
 mod model;

@@ -1,0 +1,64 @@
+//! Records from hostile bytes: decoding never panics, takes no more memory than came, and what it
+//! accepts is what encoding wrote.
+
+use bytes::Bytes;
+use tidemill_fuzz::measured;
+use tidemill_store::record::{decode, encode};
+use tidemill_store::{Commit, Durability};
+
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
+const CHECKSUM_BYTES: usize = 8;
+/// Counts and lengths that lie, a key, the beginnings of cells.
+const TOKENS: &[&[u8]] = &[
+    &[0x80],
+    &[0x80, 0x00],
+    &[0xff, 0xff, 0xff, 0xff, 0x0f],
+    &[0xff, 0xff, 0xff, 0xff, 0x7f],
+    &[0xff; 8],
+    b"\x08acme\0a\0k",
+    &[3, 1, 0, 0],
+    &[1, 0, 1, 2],
+];
+
+fn check(bytes: &[u8]) {
+    read(bytes);
+    // With a right checksum, so that the fields themselves are reached.
+    let body = &bytes[..bytes.len().saturating_sub(CHECKSUM_BYTES)];
+    let checksum = xxhash_rust::xxh3::xxh3_64(body).to_be_bytes();
+    read(&[body, &checksum].concat());
+}
+
+fn read(bytes: &[u8]) {
+    let input = Bytes::copy_from_slice(bytes);
+    let (decoded, heap) = measured(|| decode(&input));
+    let most = 16 * 1024 + 1024 * bytes.len() as u64;
+    assert!(heap.total_bytes <= most, "{heap:?}");
+    let Ok(record) = decoded else {
+        return;
+    };
+    let commit = Commit {
+        request: record.request,
+        snapshot: record.snapshot,
+        deltas: record.deltas,
+        durability: Durability::Durable,
+        messages: record.messages,
+        consumes: record.consumes,
+    };
+    let again = encode(record.header, &commit);
+    let twice = decode(&again.into()).expect("what was encoded decodes");
+    assert_eq!(twice.header, record.header);
+    assert_eq!(
+        (twice.request, twice.snapshot),
+        (commit.request, commit.snapshot)
+    );
+    assert_eq!(twice.deltas, commit.deltas);
+    assert_eq!(
+        (twice.messages, twice.consumes),
+        (commit.messages, commit.consumes)
+    );
+}
+
+#[test]
+fn mutated_records_do_no_harm() {
+    tidemill_fuzz::fuzz(tidemill_fuzz::files(GOLDEN), TOKENS, check);
+}
