@@ -3,6 +3,7 @@
 mod clocks;
 mod commands;
 mod connections;
+mod faults;
 mod fuzzing;
 mod parsing;
 mod races;

@@ -60,10 +60,10 @@ impl Asked {
 }
 
 /// A small generator of numbers (splitmix64): the same seed, the same moments.
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn roll(&mut self, below: u64) -> u64 {
+    pub(crate) fn roll(&mut self, below: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -72,7 +72,7 @@ impl Dice {
     }
 }
 
-fn number(name: &str, otherwise: impl FnOnce() -> u64) -> u64 {
+pub(crate) fn number(name: &str, otherwise: impl FnOnce() -> u64) -> u64 {
     match std::env::var(name) {
         Ok(text) => text.parse().expect("a number"),
         Err(_) => otherwise(),

@@ -16,5 +16,8 @@ mod processes;
 mod programs;
 mod python;
 mod redis;
+mod redis_faults;
+mod redis_kills;
+mod resp;
 mod support;
 mod wire;

@@ -71,8 +71,15 @@ pub(crate) fn open_files(process: u32) -> usize {
 
 /// Memory that a process has in use, in KiB.
 pub(crate) fn resident_kib(process: u32) -> u64 {
+    status_kib(process, "VmRSS")
+}
+
+/// What the system says of a process's memory under this name, in KiB.
+pub(crate) fn status_kib(process: u32, name: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok())
         .unwrap_or(0)
 }
