@@ -168,6 +168,10 @@ case ${1:-test} in
     export TIDEMILL_REDIS_KILLS=${TIDEMILL_REDIS_KILLS:-500} TIDEMILL_CONNECTIONS=${TIDEMILL_CONNECTIONS:-10000}
     # Minutes of hostile bytes, and others each time; a failure prints its seed.
     export TIDEMILL_FUZZ_CASES=${TIDEMILL_FUZZ_CASES:-4000000} TIDEMILL_FUZZ_SEED=${TIDEMILL_FUZZ_SEED:-$RANDOM}
+    # ioredis comes from the registry of npm, where there is one to fetch it.
+    if command -v npm > /dev/null && command -v node > /dev/null; then
+      export TIDEMILL_NPM=${TIDEMILL_NPM:-1}
+    fi
     stage tools 10 tools
     stage environment 90 "$PYTHON" scripts/bootstrap.py run test
     stage build 1020 build

@@ -16,6 +16,7 @@ mod processes;
 mod programs;
 mod python;
 mod redis;
+mod redis_clients;
 mod redis_faults;
 mod redis_kills;
 mod resp;
