@@ -253,6 +253,12 @@ pub fn decode(bytes: &Bytes) -> Result<(Header, Vec<Entry>), RecordError> {
     while rest.has_remaining() {
         entries.push(entry(&mut rest)?);
     }
+    let times = || entries.iter().map(|entry| entry.time);
+    let span = (times().min(), times().max());
+    if span != (Some(header.low), Some(header.high)) {
+        let cause = "its entries have others".to_owned();
+        return Err(RecordError::Field("lowest and greatest time", cause));
+    }
     Ok((header, entries))
 }
 

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use tidemill_fuzz::measured;
-use tidemill_store::record::{decode, encode};
+use tidemill_store::record::{Entries, decode};
 use tidemill_store::{Commit, Durability};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
@@ -33,29 +33,24 @@ fn read(bytes: &[u8]) {
     let (decoded, heap) = measured(|| decode(&input));
     let most = 16 * 1024 + 1024 * bytes.len() as u64;
     assert!(heap.total_bytes <= most, "{heap:?}");
-    let Ok(record) = decoded else {
+    let Ok((header, entries)) = decoded else {
         return;
     };
-    let commit = Commit {
-        request: record.request,
-        snapshot: record.snapshot,
-        deltas: record.deltas,
-        durability: Durability::Durable,
-        messages: record.messages,
-        consumes: record.consumes,
-    };
-    let again = encode(record.header, &commit);
+    let mut again = Entries::default();
+    for entry in entries.clone() {
+        let commit = Commit {
+            request: entry.request,
+            snapshot: entry.snapshot,
+            deltas: entry.deltas,
+            durability: Durability::Durable,
+            messages: entry.messages,
+            consumes: entry.consumes,
+        };
+        again.commit(entry.time, &commit);
+    }
+    let (_, again) = again.seal(header.number, header.writer);
     let twice = decode(&again.into()).expect("what was encoded decodes");
-    assert_eq!(twice.header, record.header);
-    assert_eq!(
-        (twice.request, twice.snapshot),
-        (commit.request, commit.snapshot)
-    );
-    assert_eq!(twice.deltas, commit.deltas);
-    assert_eq!(
-        (twice.messages, twice.consumes),
-        (commit.messages, commit.consumes)
-    );
+    assert_eq!(twice, (header, entries));
 }
 
 #[test]
