@@ -21,10 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import tidemill
 
@@ -38,6 +38,7 @@ FOREIGN_MAX = 0.10
 PATIENCE_S = 120.0
 BODY = bytes(range(256)) * 4
 
+T = TypeVar("T")
 Measure = Callable[[], float]
 
 
@@ -110,13 +111,21 @@ def started(*command: str | Path) -> Iterator[str]:
         process.stdout.close()
 
 
-def launch_node(directory: Path) -> tuple[subprocess.Popen[bytes], Path]:
-    """Starts a node on an empty directory; gives it and its ready file."""
+def launch_node(
+    directory: Path,
+    flags: Sequence[str] = (),
+    before: Sequence[str] = (),
+    settings: Mapping[str, str] | None = None,
+) -> tuple[subprocess.Popen[bytes], Path]:
+    """Starts a node on a directory; gives it and its ready file. `before` goes before the
+    command, `settings` are variables of its environment."""
     ready = directory / "ready.json"
-    command: list[str | Path] = [node_program(), "up", "--data", directory / "data"]
+    command: list[str | Path] = [*before, node_program(), "up", "--data", directory / "data"]
     command += ["--listen", "127.0.0.1:0", "--ready-file", ready, "--python", sys.executable]
+    command += flags
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TIDEMILL_")}
-    with (directory / "node.log").open("wb") as log:
+    environment |= settings or {}
+    with (directory / "node.log").open("ab") as log:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -314,10 +323,10 @@ class Foreign:
 
 
 @dataclass
-class Rounds:
-    """What the rounds gave: a number a side and round, and the disturbance of each round."""
+class Rounds(Generic[T]):
+    """What the rounds gave: a value a side and round, and the disturbance of each round."""
 
-    values: dict[str, list[float]]
+    values: dict[str, list[T]]
     foreign: list[float] = field(default_factory=list)
     repeated: int = 0
 
@@ -327,14 +336,16 @@ def has_priority() -> bool:
     return os.sched_getscheduler(0) in (os.SCHED_RR, os.SCHED_FIFO)
 
 
-def in_turns(sides: dict[str, Measure], size: Size) -> Rounds:
+def in_turns(
+    sides: Mapping[str, Callable[[], T]], size: Size, patience_s: float = PATIENCE_S
+) -> Rounds[T]:
     """Measures all sides in each round. Disturbed rounds are repeated while patience lasts."""
-    rounds = Rounds({name: [] for name in sides})
-    patience_end = time.monotonic() + (0.0 if size.quick or has_priority() else PATIENCE_S)
+    rounds: Rounds[T] = Rounds({name: [] for name in sides})
+    patience_end = time.monotonic() + (0.0 if size.quick or has_priority() else patience_s)
     forward = True
     while len(rounds.foreign) < size.rounds:
         foreign = Foreign()
-        names = list(sides) if forward else list(reversed(sides))
+        names = list(sides) if forward else list(sides)[::-1]
         measured = {name: sides[name]() for name in names}
         share = foreign.share()
         if share > FOREIGN_MAX and time.monotonic() < patience_end:
@@ -347,7 +358,7 @@ def in_turns(sides: dict[str, Measure], size: Size) -> Rounds:
     return rounds
 
 
-def ratios(rounds: Rounds, side: str, beside: str) -> list[float]:
+def ratios(rounds: Rounds[float], side: str, beside: str) -> list[float]:
     """One ratio a round."""
     pairs = zip(rounds.values[side], rounds.values[beside], strict=True)
     return [value / other for value, other in pairs]
@@ -368,6 +379,15 @@ class Row:
     most: float | None = None
     limit: float | None = None
     unit: str = "µs"
+
+
+def machine() -> dict[str, Any]:
+    """What all this runs on."""
+    return {
+        "processors": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
 
 
 SCALE = {"µs": 1e3, "ms": 1e6}
@@ -391,14 +411,10 @@ class Report:
             "calls_in_a_round": size.count,
             "durability": durability,
             "real_time_priority": has_priority(),
-            "machine": {
-                "processors": os.cpu_count(),
-                "kernel": platform.release(),
-                "python": platform.python_version(),
-            },
+            "machine": machine(),
         }
 
-    def add(self, rounds: Rounds, rows: list[Row]) -> None:
+    def add(self, rounds: Rounds[float], rows: list[Row]) -> None:
         """Takes the rows for whose sides there is a measurement."""
         self._sides.update(rounds.values)
         self._foreign += rounds.foreign
@@ -407,7 +423,7 @@ class Report:
             if row.side in rounds.values and row.beside in rounds.values:
                 self._rows.append(self._filled(rounds, row))
 
-    def _filled(self, rounds: Rounds, row: Row) -> dict[str, Any]:
+    def _filled(self, rounds: Rounds[float], row: Row) -> dict[str, Any]:
         each = ratios(rounds, row.side, row.beside)
         value = statistics.median(rounds.values[row.side]) / SCALE[row.unit]
         other = statistics.median(rounds.values[row.beside]) / SCALE[row.unit]

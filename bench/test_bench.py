@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
+import doors
 import harness
 import pytest
+import store
+from doors import Load
 from harness import BenchError, Foreign, Report, Rounds, Row, in_turns
+from store import Target
 
 PROGRAMS = ["calls", "compose", "state", "start"]
 PEERS = {"Ray": "ray", "Dask": "distributed"}
@@ -132,3 +138,120 @@ def test_targets_are_held_or_missed(capsys: pytest.CaptureFixture[str], tmp_path
     assert [row["held"] for row in rows] == [True, False, True, False]
     assert [row["ratio"] for row in rows] == [3.0] * 4
     assert capsys.readouterr().out.count("MISSED") == 2
+
+
+# -- the store beside Redis ------------------------------------------------------------------------
+
+RAN = '"test","rps","avg_latency_ms","p50_latency_ms"\n"{}","812345.62","1.007","0.799"\n'
+
+
+@pytest.fixture(scope="session")
+def inner_is_built() -> None:
+    """The program that drives the store in process."""
+    try:
+        harness.find_program("tidemill-bench-store", "TIDEMILL_BENCH_STORE")
+    except BenchError:
+        command = ["cargo", "build", "--profile", "ci", "--locked", "-p", "tidemill-bench-store"]
+        subprocess.run(command, cwd=harness.ROOT, check=True)
+
+
+def test_a_small_run_of_the_store_needs_no_redis(inner_is_built: None, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    rows = "SET 16 B p,SET 16 B durable 64,PING,restart,memory,zipf,read,adds"
+    command = [sys.executable, "store.py", "--quick", "--alone", "--rows", rows]
+    done = subprocess.run(
+        [*command, "--json", str(out)],
+        cwd=harness.HERE, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {row["row"]: row for row in json.loads(out.read_text())["rows"]}
+    assert found[store.RESTART_ROW]["held"] is not None
+    assert found[store.SMALL_ROW]["sides"]["ours"][0] > 0
+    for row in (*store.MERGES, store.INNER_ROWS[-4]):
+        assert found[row.side]["ratios"] and min(found[row.side]["ratios"]) > 0
+    if shutil.which("redis-benchmark"):
+        loads = found["SET 16 B durable 64 connections"]["sides"][store.OURS]
+        assert len(loads) == 2 and min(one["rate"] for one in loads) > 0
+        assert found["PING pipeline 16 Tidemill"]["cpu_ratios"]
+    else:
+        assert "skipped: what needs redis-benchmark" in done.stderr
+    assert f"| {store.RESTART_ROW} |" in done.stdout
+
+
+def test_the_rate_of_a_client_is_read_from_its_table() -> None:
+    assert doors.rate_of(RAN.format("SET")) == 812345.62
+    assert doors.rate_of(RAN.format('INCR ""hot""')) == 812345.62
+    for bad in ("", RAN.splitlines()[0], "Could not connect"):
+        with pytest.raises(BenchError, match="no result"):
+            doors.rate_of(bad)
+
+
+@pytest.mark.parametrize(
+    ("target", "rate", "cpu", "client", "decided"),
+    [
+        # A client with time to spare: the rate decides, and the processor where it is asked for.
+        (Target(rate_least=1.5), 1.5, 9.0, 0.85, ("rate", True)),
+        (Target(rate_least=1.5), 1.4, 0.1, 0.5, ("rate", False)),
+        (Target(rate_least=1.0, cpu_most=0.67), 1.0, 0.67, 0.5, ("rate and CPU", True)),
+        (Target(rate_least=1.0, cpu_most=0.67), 2.0, 0.7, 0.5, ("rate and CPU", False)),
+        (Target(rate_least=1.0, cpu_most=0.67), 0.9, 0.5, 0.5, ("rate and CPU", False)),
+        # A busy one: only the processor time, as much less as the rate ought to be more.
+        (Target(rate_least=1.0, cpu_most=0.67), 0.9, 0.6, 0.86, ("CPU", True)),
+        (Target(rate_least=1.5), 1.0, 0.66, 0.9, ("CPU", True)),
+        (Target(rate_least=1.5), 9.0, 0.67, 0.9, ("CPU", False)),
+        (Target(cpu_most=0.67), 0.1, 0.6, 0.1, ("CPU", True)),
+        (Target(), 1.0, 1.0, 1.0, ("", None)),
+    ],
+)
+def test_what_decides_a_row(
+    target: Target, rate: float, cpu: float, client: float, decided: tuple[str, bool | None]
+) -> None:
+    assert store.judge(target, rate, cpu, client) == decided
+
+
+def test_a_row_is_of_medians_and_of_the_busier_client() -> None:
+    row = store.DoorRow("SET", store.SET, Target(rate_least=1.5))
+    ours = [Load(400.0, 1.0, 0.3), Load(300.0, 2.0, 0.4), Load(100.0, 6.0, 0.2)]
+    other = [Load(200.0, 2.0, 0.9), Load(100.0, 2.0, 0.8), Load(100.0, 2.0, 0.9)]
+    line = store.door_line(row, {store.OURS: ours, store.REDIS: other})
+    assert line.ratios == [2.0, 3.0, 1.0] and line.cpu_ratios == [0.5, 1.0, 3.0]
+    assert (line.client, line.decided_by, line.held) == (0.9, "CPU", False)
+    assert store.table([line]).splitlines()[-1] == (
+        "| SET | Redis | 2.00× | 1.00–3.00 | 1.00× | 0.50–3.00 | 90% | rate ≥ 1.5× | CPU "
+        "| **missed** |"
+    )
+    alone = store.door_line(row, {store.OURS: ours})
+    assert (alone.ratios, alone.held) == ([], None)
+
+
+def test_a_row_of_plain_numbers_is_held_by_all_that_is_asked() -> None:
+    def held(target: Target, other: list[float] | None) -> bool | None:
+        return store.value_line("row", "beside", "s", target, [1.0, 3.0, 2.0], other).held
+
+    assert held(Target(limit=2.0), None) is True
+    assert held(Target(limit=1.9), None) is False
+    assert held(Target(most=2.0), [1.0, 1.0, 1.0]) is True
+    assert held(Target(most=2.0, limit=1.9), [1.0, 1.0, 1.0]) is False
+    assert held(Target(least=2.1), [1.0, 1.0, 1.0]) is False
+    assert held(Target(most=2.0), None) is None
+    line = store.value_line("row", "beside", "s", Target(limit=4.0), [1.0], None)
+    assert "≤ 4 s, it takes 0.25 of that" in store.table([line])
+
+
+def test_what_a_server_uses_is_read_of_all_its_threads() -> None:
+    code = "import threading, time\n" + textwrap.dedent("""
+        def work():
+            end = time.monotonic() + 0.3
+            while time.monotonic() < end: pass
+        thread = threading.Thread(target=work)
+        thread.start(); thread.join(); print(flush=True); input()
+    """)
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        server = doors.Server(process, 0, None, 0.0)
+        assert server.cpu_s() > 0.05
+        assert 1 << 20 < server.rss_bytes() < 1 << 30
+        process.kill()

@@ -1,0 +1,134 @@
+//! Additions to a few hot counters by several threads, beside a `DashMap` of numbers.
+//!
+//! Each addition is a commit of its own, with so many on their way at a time. A run fails if the
+//! counters do not add up.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+use tidemill_lattice::{Cell, Key, Op, Time, Value};
+use tidemill_store::{Commit, Durability, Embedded, Store};
+
+use crate::Size;
+use crate::drive::keys;
+use crate::edge;
+use crate::failures::Failures;
+use crate::side::Side;
+use crate::window::Window;
+
+const THREADS: [usize; 3] = [1, 2, 4];
+const HOT: u32 = 16;
+const FLYING_MAX: usize = 256;
+
+/// Ours and the map's, by number of threads.
+pub(crate) fn sides(size: Size) -> io::Result<Vec<Side>> {
+    let keys: Arc<[Key]> = keys(HOT)?.into();
+    let mut sides = Vec::new();
+    for threads in THREADS {
+        sides.push(of_store(threads, Arc::clone(&keys), size)?);
+        sides.push(of_map(threads, Arc::clone(&keys), size));
+    }
+    Ok(sides)
+}
+
+fn of_store(threads: usize, keys: Arc<[Key]>, size: Size) -> io::Result<Side> {
+    let scratch = edge::open_one()?;
+    let mut all = 0;
+    Ok(Side(Box::new(move || {
+        let store = scratch.store();
+        let failures = Failures::default();
+        let (rate, added) = timed(threads, size, |time, begin| {
+            let window = Window::new(FLYING_MAX);
+            let count = repeat(time, begin, &keys, |key| {
+                add(store, key, &window, &failures)
+            });
+            window.drain();
+            count
+        });
+        failures.check()?;
+        all += added;
+        if sum(store, &keys)? != i128::from(all) {
+            return Err(io::Error::other("the counters do not add up"));
+        }
+        Ok(vec![(format!("adds, {threads} threads"), rate)])
+    })))
+}
+
+fn of_map(threads: usize, keys: Arc<[Key]>, size: Size) -> Side {
+    let map: DashMap<Key, i64> = DashMap::new();
+    Side(Box::new(move || {
+        let (rate, _) = timed(threads, size, |time, begin| {
+            repeat(time, begin, &keys, |key| {
+                *map.entry(key.clone()).or_default() += 1;
+            })
+        });
+        Ok(vec![(format!("DashMap adds, {threads} threads"), rate)])
+    }))
+}
+
+/// The one place that says how a program adds to a counter.
+fn add(store: &Embedded, key: &Key, window: &Arc<Window>, failures: &Failures) {
+    let mut dots = edge::provisional();
+    // An addition needs not see what it adds to.
+    let delta = Cell::delta(None, &Op::CounterAdd(1), Time::ZERO, &mut dots);
+    let delta = match delta {
+        Ok(delta) => delta,
+        Err(error) => return failures.note(Err::<(), _>(error)),
+    };
+    let commit = Commit {
+        request: 0,
+        snapshot: Time::ZERO,
+        deltas: vec![(key.clone(), delta)],
+        durability: Durability::Memory,
+        messages: Vec::new(),
+        consumes: None,
+    };
+    window.enter();
+    let (window, failures) = (Arc::clone(window), failures.clone());
+    store.commit(
+        commit,
+        Box::new(move |done| {
+            failures.note(done);
+            window.leave();
+        }),
+    );
+}
+
+/// Additions a second by so many threads, and how many there were.
+fn timed(threads: usize, size: Size, work: impl Fn(Duration, usize) -> u64 + Sync) -> (f64, u64) {
+    let time = Duration::from_millis(size.round_ms);
+    let begun = edge::now();
+    let added: u64 = edge::on_threads(threads, |number| work(time, number))
+        .into_iter()
+        .sum();
+    (added as f64 / begun.elapsed().as_secs_f64(), added)
+}
+
+/// Goes round the keys for a time, each thread from another one on.
+fn repeat(time: Duration, from: usize, keys: &[Key], mut act: impl FnMut(&Key)) -> u64 {
+    let mut count = 0;
+    let mut next = keys.iter().cycle().skip(from * 5);
+    let begun = edge::now();
+    while begun.elapsed() < time {
+        for key in next.by_ref().take(64) {
+            act(key);
+            count += 1;
+        }
+    }
+    count
+}
+
+/// What all counters hold together.
+fn sum(store: &Embedded, keys: &[Key]) -> io::Result<i128> {
+    let snapshot = store.snapshot();
+    let mut all = 0;
+    for key in keys {
+        let cell = store.read_at(key, &snapshot).map_err(io::Error::other)?;
+        if let Some(Value::Counter(counter)) = cell.as_ref().and_then(|c| c.view(snapshot.time())) {
+            all += counter.value();
+        }
+    }
+    Ok(all)
+}
