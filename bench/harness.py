@@ -38,6 +38,7 @@ FOREIGN_MAX = 0.10
 PATIENCE_S = 120.0
 BODY = bytes(range(256)) * 4
 
+K = TypeVar("K")
 T = TypeVar("T")
 Measure = Callable[[], float]
 
@@ -323,10 +324,10 @@ class Foreign:
 
 
 @dataclass
-class Rounds(Generic[T]):
+class Rounds(Generic[K, T]):
     """What the rounds gave: a value a side and round, and the disturbance of each round."""
 
-    values: dict[str, list[T]]
+    values: dict[K, list[T]]
     foreign: list[float] = field(default_factory=list)
     repeated: int = 0
 
@@ -337,10 +338,10 @@ def has_priority() -> bool:
 
 
 def in_turns(
-    sides: Mapping[str, Callable[[], T]], size: Size, patience_s: float = PATIENCE_S
-) -> Rounds[T]:
+    sides: Mapping[K, Callable[[], T]], size: Size, patience_s: float = PATIENCE_S
+) -> Rounds[K, T]:
     """Measures all sides in each round. Disturbed rounds are repeated while patience lasts."""
-    rounds: Rounds[T] = Rounds({name: [] for name in sides})
+    rounds: Rounds[K, T] = Rounds({name: [] for name in sides})
     patience_end = time.monotonic() + (0.0 if size.quick or has_priority() else patience_s)
     forward = True
     while len(rounds.foreign) < size.rounds:
@@ -358,7 +359,7 @@ def in_turns(
     return rounds
 
 
-def ratios(rounds: Rounds[float], side: str, beside: str) -> list[float]:
+def ratios(rounds: Rounds[str, float], side: str, beside: str) -> list[float]:
     """One ratio a round."""
     pairs = zip(rounds.values[side], rounds.values[beside], strict=True)
     return [value / other for value, other in pairs]
@@ -414,7 +415,7 @@ class Report:
             "machine": machine(),
         }
 
-    def add(self, rounds: Rounds[float], rows: list[Row]) -> None:
+    def add(self, rounds: Rounds[str, float], rows: list[Row]) -> None:
         """Takes the rows for whose sides there is a measurement."""
         self._sides.update(rounds.values)
         self._foreign += rounds.foreign
@@ -423,7 +424,7 @@ class Report:
             if row.side in rounds.values and row.beside in rounds.values:
                 self._rows.append(self._filled(rounds, row))
 
-    def _filled(self, rounds: Rounds[float], row: Row) -> dict[str, Any]:
+    def _filled(self, rounds: Rounds[str, float], row: Row) -> dict[str, Any]:
         each = ratios(rounds, row.side, row.beside)
         value = statistics.median(rounds.values[row.side]) / SCALE[row.unit]
         other = statistics.median(rounds.values[row.beside]) / SCALE[row.unit]

@@ -23,7 +23,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from doors import (
     Load,
@@ -51,6 +51,7 @@ from harness import (
     ratios,
 )
 
+K = TypeVar("K")
 BUSY = 0.85
 OURS, REDIS = "Tidemill", "Redis"
 NOT_KEPT = ("--save", "", "--appendonly", "no")
@@ -198,7 +199,7 @@ class DoorRow:
 
 SIZES = {"16 B": 16, "256 B": 256, "4 KiB": 4096}
 SET, GET, INCR = ("-t", "set"), ("-t", "get"), ("-t", "incr")
-PING, HOT = ("-t", "ping_mbulk"), ("INCR", "hot")
+PING, PING_INLINE, HOT = ("-t", "ping_mbulk"), ("-t", "ping_inline"), ("INCR", "hot")
 LEAN = Target(rate_least=1.0, cpu_most=0.67)
 EVEN = Target(rate_least=1.0, cpu_most=1.0)
 
@@ -268,6 +269,8 @@ class Bench:
     """Only rows whose name has one of these."""
     redis: bool
     client: bool
+    patience_s: float
+    """How long, for each row, rounds that others disturbed are repeated."""
     directory: Path
     lines: list[Line] = field(default_factory=list)
     foreign: list[float] = field(default_factory=list)
@@ -287,10 +290,10 @@ class Bench:
         self.lines.append(line)
         print(seen(line), file=sys.stderr, flush=True)
 
-    def turns(self, sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[Any]]:
+    def turns(self, sides: dict[K, Callable[[], Any]], rounds: int) -> dict[K, list[Any]]:
         """What the sides gave in turns."""
         size = Size(rounds, 0, 0, self.size.quick)
-        found = in_turns(sides, size, PATIENCE_S)
+        found = in_turns(sides, size, self.patience_s)
         self.foreign += found.foreign
         self.repeated += found.repeated
         return found.values
@@ -326,18 +329,20 @@ class Bench:
 
     def floor(self) -> None:
         """What a GET costs that asks for nothing."""
-        ping = DoorRow("PING", PING, Target())
-        get = DoorRow("GET", GET, Target())
+        asked = {"PING": PING, "inline PING": PING_INLINE, "GET": GET}
+        rows = [DoorRow(name, words, Target()) for name, words in asked.items()]
         with contextlib.ExitStack() as stack:
             sides = {}
             for name, start in self.starts("memory", *NOT_KEPT).items():
                 server = stack.enter_context(running(start, self.fresh()))
-                for row in (ping, get):
-                    sides[f"{name} {row.name}"] = self.loaded(row, server)
+                for row in rows:
+                    sides[name, row.name] = self.loaded(row, server)
             found = self.turns(sides, self.size.rounds)
-        for name in {side.split()[0]: None for side in sides}:
-            pair = found[f"{name} PING"], found[f"{name} GET"]
-            line = Line(f"{PING_ROW} {name}", "GET 16 B", [], {}, "1/s")
+        for name, ping in sides:
+            if ping == "GET":
+                continue
+            pair = found[name, ping], found[name, "GET"]
+            line = Line(f"{ping} pipeline 16 {name}", "GET 16 B", [], {}, "1/s")
             line.sides = {"ours": list(map(asdict, pair[0])), "beside": list(map(asdict, pair[1]))}
             line.ratios = [a.rate / b.rate for a, b in zip(*pair, strict=True)]
             line.cpu_ratios = [a.cpu_s / b.cpu_s for a, b in zip(*pair, strict=True)]
@@ -479,6 +484,10 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--rows", default="", metavar="WORD,...", help="only rows whose name has one of these"
     )
+    parser.add_argument(
+        "--patience", type=float, default=PATIENCE_S, metavar="SECONDS",
+        help="how long, for each row, rounds that others disturbed are repeated",
+    )  # fmt: skip
     parser.add_argument("--alone", action="store_true", help="without Redis beside")
     parser.add_argument("-o", choices=["table", "json"], default="table", help="what to print")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
@@ -499,7 +508,7 @@ def run() -> int:
     load_before = os.getloadavg()
     with tempfile.TemporaryDirectory(prefix="tidemill-bench-", dir=asked.directory) as name:
         amount = QUICK_AMOUNT if asked.quick else FULL_AMOUNT
-        bench = Bench(size, amount, words, redis, client, Path(name))
+        bench = Bench(size, amount, words, redis, client, asked.patience, Path(name))
         try:
             bench.measure()
         except BenchError as error:
