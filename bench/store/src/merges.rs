@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
-use tidemill_lattice::{Cell, Key, Op, Time, Value};
+use tidemill_lattice::{Cell, Key, Op, Value};
 use tidemill_store::{Commit, Durability, Embedded, Store};
 
 use crate::Size;
@@ -42,7 +42,7 @@ fn of_store(threads: usize, keys: Arc<[Key]>, size: Size) -> io::Result<Side> {
         let (rate, added) = timed(threads, size, |time, begin| {
             let window = Window::new(FLYING_MAX);
             let count = repeat(time, begin, &keys, |key| {
-                add(store, key, &window, &failures)
+                add(store, key, &window, &failures);
             });
             window.drain();
             count
@@ -71,15 +71,16 @@ fn of_map(threads: usize, keys: Arc<[Key]>, size: Size) -> Side {
 /// The one place that says how a program adds to a counter.
 fn add(store: &Embedded, key: &Key, window: &Arc<Window>, failures: &Failures) {
     let mut dots = edge::provisional();
+    let snapshot = store.snapshot();
     // An addition needs not see what it adds to.
-    let delta = Cell::delta(None, &Op::CounterAdd(1), Time::ZERO, &mut dots);
+    let delta = Cell::delta(None, &Op::CounterAdd(1), snapshot.time(), &mut dots);
     let delta = match delta {
         Ok(delta) => delta,
         Err(error) => return failures.note(Err::<(), _>(error)),
     };
     let commit = Commit {
         request: 0,
-        snapshot: Time::ZERO,
+        snapshot: snapshot.time(),
         deltas: vec![(key.clone(), delta)],
         durability: Durability::Memory,
         messages: Vec::new(),
