@@ -43,6 +43,10 @@ impl Store for Gate {
         self.store.read_at(key, at)
     }
 
+    fn newest(&self, key: &Key) -> Result<Option<Arc<Cell>>, Error> {
+        self.store.newest(key)
+    }
+
     fn scan(
         &self,
         prefix: &[u8],
