@@ -17,9 +17,13 @@ mod engine;
 mod error;
 mod fence;
 pub mod frontier;
+pub mod histogram;
+pub mod hot;
 mod latch;
 mod lock;
 mod mailbox;
+pub mod meter;
+pub mod observed;
 pub mod pins;
 pub mod record;
 mod recovery;
@@ -39,6 +43,7 @@ use tidemill_lattice::{Cell, Dot, Key, Time};
 pub use disk::{Disk, Step, SystemDisk};
 pub use embedded::{Embedded, Options};
 pub use error::Error;
+pub use observed::Observed;
 pub use pins::{Pins, Snapshot};
 pub use shard::{Driver, Shard, Sleeper, Told, Turn};
 pub use stats::Stats;
@@ -194,4 +199,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// What the store has done and holds.
     fn stats(&self) -> Stats;
+
+    /// Its inside, by shard and by tier. A store without one shows nothing.
+    fn observe(&self) -> Observed {
+        Observed::default()
+    }
 }

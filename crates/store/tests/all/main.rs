@@ -8,6 +8,7 @@ mod frontier;
 mod fuzz;
 mod golden;
 mod kill;
+mod meters;
 mod model;
 mod recovery;
 mod snapshots;
