@@ -22,6 +22,7 @@ mod requests;
 mod routes;
 mod serve;
 mod state;
+mod store;
 mod traces;
 mod views;
 

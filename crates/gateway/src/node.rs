@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use tidemill_problem::{Code, Problem};
 
 /// `GET /v1/node`
@@ -18,7 +18,24 @@ pub(crate) fn show(context: &Context<'_>) -> Result<Response, Problem> {
         "uptime_ms": now_us.saturating_sub(node.started_us) / 1000,
         "data_directory": node.data_directory,
         "settings": node.settings,
+        "requests": requests(context),
+        "answers": context.state.counts.answers(),
     }))
+}
+
+/// What functions and flows were asked for, by requests.
+fn requests(context: &Context<'_>) -> Json {
+    let gauges = context.state.runtime.gauges();
+    let waiting: usize = gauges.pools.iter().map(|(_, pool)| pool.waiting).sum();
+    let totals = context.state.telemetry.meters.totals();
+    let ended: u64 = totals.iter().map(|(_, _, totals)| totals.calls).sum();
+    let failed: u64 = totals.iter().map(|(_, _, totals)| totals.errors).sum();
+    json!({
+        "running": gauges.requests_running,
+        "waiting": gauges.admission.waiting + waiting,
+        "ended": ended,
+        "failed": failed,
+    })
 }
 
 /// `GET /livez`: the process answers.

@@ -5,7 +5,7 @@
 
 use crate::problems::{self, Occurrence};
 use crate::state::{GatewayState, Shared};
-use crate::{apps, calls, kv, logs, metrics, node, openapi, requests, traces};
+use crate::{apps, calls, kv, logs, metrics, node, openapi, requests, store, traces};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, RawPathParams, Request, State};
@@ -39,6 +39,7 @@ pub(crate) enum Operation {
     ReadLogs,
     ShowTrace,
     ShowNode,
+    ShowStore,
     Live,
     Ready,
     Metrics,
@@ -136,6 +137,7 @@ pub(crate) const ROUTES: &[Route] = &[
     row("GET", "/v1/logs", Operation::ReadLogs, "readLogs"),
     row("GET", "/v1/traces/{id}", Operation::ShowTrace, "showTrace"),
     row("GET", "/v1/node", Operation::ShowNode, "showNode"),
+    row("GET", "/v1/node/store", Operation::ShowStore, "showStore"),
     row("GET", "/livez", Operation::Live, "live"),
     row("GET", "/readyz", Operation::Ready, "ready"),
     row("GET", "/metrics", Operation::Metrics, "metrics"),
@@ -264,6 +266,7 @@ async fn handle(
         Operation::ReadLogs => logs::read(context),
         Operation::ShowTrace => traces::show(context),
         Operation::ShowNode => node::show(context),
+        Operation::ShowStore => store::show(context),
         Operation::Live => Ok(node::live()),
         Operation::Ready => node::ready(context),
         Operation::Metrics => metrics::show(context),

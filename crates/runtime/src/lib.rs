@@ -45,7 +45,7 @@ use tidemill_flow::Flow;
 use tidemill_lattice::{Cell, Clock, Entropy, Kind, Op, Time};
 use tidemill_problem::{Code, Problem};
 use tidemill_scheduler::{AdmissionStats, PoolStats};
-use tidemill_store::{Durability, Stats, Store};
+use tidemill_store::{Durability, Observed, Stats, Store};
 use tidemill_telemetry::Telemetry;
 use worker::{Launcher, Listener, Shop};
 
@@ -355,6 +355,12 @@ impl Runtime {
             pools: pools.collect(),
             store: self.inner.store.stats(),
         }
+    }
+
+    /// The inside of the store.
+    #[must_use]
+    pub fn observe(&self) -> Observed {
+        self.inner.store.observe()
     }
 
     /// How safe commits are before they are answered.

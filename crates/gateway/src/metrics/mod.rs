@@ -3,6 +3,8 @@
 //! Everything is read when asked for, so that counting costs the calls nothing
 //! beyond what telemetry does anyway.
 
+mod store;
+
 use crate::routes::{Context, ROUTES, Route};
 use crate::state::Shared;
 use axum::body::Body;
@@ -20,7 +22,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tidemill_problem::{Code, Problem};
 use tidemill_runtime::Gauges;
 use tidemill_scheduler::PoolStats;
-use tidemill_store::Stats;
 use tidemill_telemetry::{Totals, latency_bound_us};
 
 /// The classes of HTTP status, by their first digit less one.
@@ -47,6 +48,12 @@ impl HttpCounts {
         if let Some(count) = row.and_then(|row| row.get(class)) {
             count.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Answers of all kinds.
+    pub(crate) fn answers(&self) -> u64 {
+        let counts = self.counts.iter().flatten();
+        counts.map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
     fn family(&self) -> Family {
@@ -114,7 +121,8 @@ fn gather(state: &Shared) -> Vec<Family> {
     ];
     families.extend(of_functions(&state.telemetry.meters.totals()));
     families.extend(of_runtime(&gauges));
-    families.extend(of_store(&gauges.store));
+    families.extend(store::families(&gauges.store));
+    families.extend(store::inside(&state.runtime.observe()));
     families
 }
 
@@ -193,61 +201,6 @@ fn histogram(totals: &Totals) -> Number {
             })
             .collect(),
     }
-}
-
-fn of_store(stats: &Stats) -> Vec<Family> {
-    let gauge = |name, help, value| Family::single(name, help, Shape::Gauge, Number::Whole(value));
-    let counter =
-        |name, help, value| Family::single(name, help, Shape::Counter, Number::Whole(value));
-    vec![
-        gauge("tidemill_store_keys", "Keys in memory.", stats.keys),
-        gauge(
-            "tidemill_store_bytes",
-            "Bytes of keys in memory.",
-            stats.bytes,
-        ),
-        gauge(
-            "tidemill_store_log_bytes",
-            "Bytes of log above the last checkpoint.",
-            stats.log_bytes,
-        ),
-        gauge(
-            "tidemill_store_oldest_pin_microseconds",
-            "Age of the oldest snapshot in use.",
-            stats.oldest_pin_us,
-        ),
-        gauge(
-            "tidemill_store_messages_pending",
-            "Messages sent and not consumed.",
-            stats.messages_pending,
-        ),
-        gauge(
-            "tidemill_store_read_only",
-            "Whether a failed write has ended writing until a restart.",
-            u64::from(stats.read_only),
-        ),
-        counter("tidemill_store_commits", "Commits logged.", stats.commits),
-        counter(
-            "tidemill_store_flushes",
-            "Groups of commits logged together.",
-            stats.flushes,
-        ),
-        counter(
-            "tidemill_store_syncs",
-            "Groups that waited for the disk.",
-            stats.syncs,
-        ),
-        counter(
-            "tidemill_store_checkpoints",
-            "Checkpoints completed.",
-            stats.checkpoints,
-        ),
-        counter(
-            "tidemill_store_conflicts_dropped",
-            "Deltas dropped because another type won the key.",
-            stats.conflicts_dropped,
-        ),
-    ]
 }
 
 fn of_runtime(gauges: &Gauges) -> Vec<Family> {
@@ -432,7 +385,7 @@ impl Collector for Families {
 mod tests {
     use super::*;
 
-    fn encoded(families: Vec<Family>) -> String {
+    pub(super) fn encoded(families: Vec<Family>) -> String {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Families(families)));
         let mut text = String::new();
@@ -492,26 +445,6 @@ mod tests {
     fn routes_stand_in_the_order_of_their_operations() {
         for (index, route) in ROUTES.iter().enumerate() {
             assert_eq!(route.operation as usize, index, "{}", route.id);
-        }
-    }
-
-    #[test]
-    fn the_store_is_shown() {
-        let stats = Stats {
-            keys: 5,
-            read_only: true,
-            ..Stats::default()
-        };
-        let text = encoded(of_store(&stats));
-        for expected in [
-            "tidemill_store_keys 5",
-            "tidemill_store_read_only 1",
-            "# TYPE tidemill_store_commits counter",
-        ] {
-            assert!(
-                text.lines().any(|line| line == expected),
-                "{expected}: {text}"
-            );
         }
     }
 }
