@@ -361,10 +361,11 @@ pub(crate) fn info(reader: &Reader<'_>, words: &[Bytes]) -> Outcome {
 
 type Section = fn(&Door, &mut String);
 
-const SECTIONS: [(&str, Section); 4] = [
+const SECTIONS: [(&str, Section); 5] = [
     ("server", server_section),
     ("clients", clients_section),
     ("memory", memory_section),
+    ("persistence", persistence_section),
     ("stats", stats_section),
 ];
 
@@ -396,6 +397,22 @@ fn memory_section(door: &Door, out: &mut String) {
         out,
         "# Memory\r\nused_memory:{}\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\n",
         door.store.stats().bytes,
+    );
+}
+
+/// A checkpoint is what a snapshot file is to Redis, and the log its append-only file.
+fn persistence_section(door: &Door, out: &mut String) {
+    let stats = door.store.stats();
+    let shards = door.store.observe().shards;
+    let dirty: u64 = shards.iter().map(|shard| shard.dirty_keys).sum();
+    let _ = write!(
+        out,
+        "# Persistence\r\nloading:0\r\nrdb_changes_since_last_save:{dirty}\r\n\
+         rdb_bgsave_in_progress:0\r\nrdb_last_save_time:{}\r\naof_enabled:1\r\n\
+         aof_rewrite_in_progress:0\r\naof_last_write_status:{}\r\naof_current_size:{}\r\n",
+        stats.checkpoint.micros() / 1_000_000,
+        if stats.read_only { "err" } else { "ok" },
+        stats.log_bytes,
     );
 }
 

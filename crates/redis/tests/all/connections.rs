@@ -161,6 +161,32 @@ fn what_is_not_there_says_so() {
 }
 
 #[test]
+fn info_tells_what_a_restart_would_replay() {
+    let served = Served::start();
+    let mut client = served.client();
+    let field = |info: &str, name: &str| {
+        let rest = info.split_once(&format!("\\n{name}:"));
+        let value = rest.and_then(|(_, rest)| rest.split_once('\\'));
+        value.map(|(value, _)| value.to_owned())
+    };
+    let before = client.ask(&["INFO", "persistence"]);
+    assert!(before.starts_with("\"# Persistence\\r\\n"), "{before}");
+    let nothing = Some("0".to_owned());
+    assert_eq!(field(&before, "rdb_changes_since_last_save"), nothing);
+    assert_eq!(field(&before, "aof_current_size"), nothing);
+    assert_eq!(client.ask(&["SET", "a", "1"]), "+OK");
+    assert_eq!(client.ask(&["SET", "b", "1"]), "+OK");
+    let after = client.ask(&["INFO"]);
+    let dirty = field(&after, "rdb_changes_since_last_save");
+    assert_eq!(dirty, Some("2".to_owned()), "{after}");
+    assert_eq!(
+        field(&after, "aof_last_write_status"),
+        Some("ok".to_owned())
+    );
+    assert_ne!(field(&after, "aof_current_size"), nothing, "{after}");
+}
+
+#[test]
 fn broken_and_hostile_input_ends_the_connection() {
     let limits = Limits {
         bulk_bytes_max: 1000,
