@@ -76,6 +76,8 @@ pub(crate) enum Command {
     Logs(Logs),
     /// Show where the time of a request went.
     Trace(Trace),
+    /// Watch the node: requests, shards, tiers and hot keys, live.
+    Top(Top),
     /// Show the versions of this program and of the node.
     Version,
 }
@@ -292,6 +294,28 @@ pub(crate) struct Logs {
 pub(crate) struct Trace {
     /// The id of a trace or a request.
     pub(crate) id: String,
+}
+
+/// `tidemill top`
+#[derive(Debug, Args)]
+pub(crate) struct Top {
+    /// Seconds between frames.
+    #[arg(long, default_value_t = 1.0, value_parser = interval, value_name = "SECONDS")]
+    pub(crate) interval: f64,
+    /// Show one frame, of one interval, and end.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Hot keys shown.
+    #[arg(long, default_value_t = 10, value_name = "COUNT")]
+    pub(crate) hot: usize,
+}
+
+fn interval(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "it is no number".to_owned())?;
+    if (0.05..=3_600.0).contains(&seconds) {
+        return Ok(seconds);
+    }
+    Err("use 0.05 to 3600 seconds".to_owned())
 }
 
 #[cfg(test)]

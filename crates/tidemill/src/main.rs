@@ -46,6 +46,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Request(command) => commands::requests::run(global, command),
         Command::Logs(command) => commands::logs::run(global, command),
         Command::Trace(command) => commands::trace::run(global, command),
+        Command::Top(command) => commands::top::run(global, command),
         Command::Version => commands::version::run(global),
     }
 }

@@ -28,8 +28,13 @@ pub(crate) fn json(value: &Value) -> Result<(), Failure> {
     line(&value.to_string())
 }
 
-/// Writes a table without rules, so that it also reads well in a pipe.
+/// Writes a table.
 pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> Result<(), Failure> {
+    line(&table_text(header, rows))
+}
+
+/// A table without rules, so that it also reads well in a pipe.
+pub(crate) fn table_text(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(header);
     table.add_rows(rows);
@@ -43,7 +48,7 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> Result<(), Failu
                 .to_owned()
         })
         .collect();
-    line(&trimmed.join("\n"))
+    trimmed.join("\n")
 }
 
 /// A JSON string as it reads, anything else as JSON; nothing for null.

@@ -7,5 +7,6 @@ pub(crate) mod functions;
 pub(crate) mod kv;
 pub(crate) mod logs;
 pub(crate) mod requests;
+pub(crate) mod top;
 pub(crate) mod trace;
 pub(crate) mod version;

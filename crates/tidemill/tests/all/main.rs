@@ -21,4 +21,5 @@ mod redis_faults;
 mod redis_kills;
 mod resp;
 mod support;
+mod top;
 mod wire;
