@@ -92,6 +92,10 @@ pub struct HotKeys {
     hashes: Vec<u64>,
     counts: Vec<u64>,
     held: Vec<Held>,
+    /// No count is below it, and those before the hand were above it when the hand passed: most
+    /// counts of the rarely used are equal, so the next least one is near.
+    least: u64,
+    hand: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -117,6 +121,8 @@ impl HotKeys {
             hashes: Vec::with_capacity(capacity),
             counts: Vec::with_capacity(capacity),
             held: Vec::with_capacity(capacity),
+            least: 0,
+            hand: 0,
         }
     }
 
@@ -151,18 +157,30 @@ impl HotKeys {
             });
             return;
         }
-        let least = self
-            .counts
-            .iter()
-            .enumerate()
-            .min_by_key(|(_, count)| **count);
-        let Some((index, &least)) = least else { return };
+        let Some((index, least)) = self.find_least() else {
+            return;
+        };
         self.hashes[index] = hash;
         self.counts[index] = least.saturating_add(weight);
         self.held[index] = Held {
             key: key.clone(),
             error: least,
         };
+    }
+
+    /// Where the least count is, and what it is.
+    fn find_least(&mut self) -> Option<(usize, u64)> {
+        let at_least = |counts: &[u64], least| counts.iter().position(|count| *count <= least);
+        let ahead = self.counts.get(self.hand..).unwrap_or_default();
+        let index = match at_least(ahead, self.least) {
+            Some(index) => self.hand + index,
+            None => {
+                self.least = self.counts.iter().copied().min()?;
+                at_least(&self.counts, self.least)?
+            }
+        };
+        self.hand = index + 1;
+        Some((index, self.least))
     }
 
     /// Halves everything counted so far, so that what was hot leaves.
@@ -172,6 +190,8 @@ impl HotKeys {
             held.error = (held.error + (*count & 1)).div_ceil(2);
             *count = count.div_ceil(2);
         }
+        self.least = 0;
+        self.hand = 0;
     }
 
     /// The `k` keys used most, the first the most. Keys that have faded below half a sample are
