@@ -45,16 +45,13 @@ pub(crate) fn sides(size: Size) -> io::Result<Vec<Side>> {
     let draws: Arc<[Vec<u32>]> = (0..2).map(|seed| law.draw(DRAWS, seed)).collect();
     let mut sides = Vec::new();
     for (shards, cores) in shapes {
-        let opened = edge::on_cores(cores, || {
-            let opened = edge::open(shards)?;
-            opened
-                .map(|scratch| fill(scratch.store(), &keys).map(|()| scratch))
-                .transpose()
+        let scratch = edge::on_cores(cores, || {
+            let scratch = edge::open(shards)?;
+            fill(scratch.store(), &keys)?;
+            Ok(scratch)
         })?;
-        if let Some(scratch) = opened {
-            let (keys, draws) = (Arc::clone(&keys), Arc::clone(&draws));
-            sides.push(side(Shape { shards, cores }, scratch, keys, draws, size));
-        }
+        let (keys, draws) = (Arc::clone(&keys), Arc::clone(&draws));
+        sides.push(side(Shape { shards, cores }, scratch, keys, draws, size));
     }
     Ok(sides)
 }

@@ -84,32 +84,20 @@ impl Scratch {
     }
 }
 
-/// A new store with so many shards; `None` where a store cannot be told how many.
-pub(crate) fn open(shards: usize) -> io::Result<Option<Scratch>> {
+/// A new store with so many shards.
+pub(crate) fn open(shards: usize) -> io::Result<Scratch> {
     let directory = tempfile::tempdir()?;
-    let Some(options) = with_shards(Options::new(directory.path()), shards) else {
-        return Ok(None);
-    };
     // All that is measured is in memory, also where a map holds it.
     let options = Options {
         memory_bytes: 8 << 30,
-        ..options
+        shards,
+        ..Options::new(directory.path())
     };
     let store = Embedded::open(options, Arc::new(SystemClock)).map_err(io::Error::other)?;
-    Ok(Some(Scratch {
+    Ok(Scratch {
         store,
         _directory: directory,
-    }))
-}
-
-/// The one place that says how many shards a store has. A store has one.
-fn with_shards(options: Options, shards: usize) -> Option<Options> {
-    (shards == 1).then_some(options)
-}
-
-/// A new store as it is by default.
-pub(crate) fn open_one() -> io::Result<Scratch> {
-    open(1)?.ok_or_else(|| io::Error::other("a store of one shard cannot be opened"))
+    })
 }
 
 /// Dots of a write that has no time yet.

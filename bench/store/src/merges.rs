@@ -34,7 +34,7 @@ pub(crate) fn sides(size: Size) -> io::Result<Vec<Side>> {
 }
 
 fn of_store(threads: usize, keys: Arc<[Key]>, size: Size) -> io::Result<Side> {
-    let scratch = edge::open_one()?;
+    let scratch = edge::open(edge::cores()?)?;
     let mut all = 0;
     Ok(Side(Box::new(move || {
         let store = scratch.store();

@@ -28,7 +28,7 @@ const FLYING_MAX: usize = 64;
 
 /// Reads at a snapshot each, reads that share one, and the map.
 pub(crate) fn sides(size: Size) -> io::Result<Vec<Side>> {
-    let scratch = Arc::new(edge::open_one()?);
+    let scratch = Arc::new(edge::open(1)?);
     let key = keys(1)?.pop().ok_or_else(|| io::Error::other("no key"))?;
     let value = Op::RegisterSet(Payload::bytes(vec![b'v'; 64]));
     let cell = Cell::delta(None, &value, Time::ZERO, &mut edge::provisional());

@@ -21,13 +21,14 @@ use crate::frontier::Frontier;
 use crate::latch::Latch;
 use crate::lock::DirectoryLock;
 use crate::mailbox::{Mail, Mailbox};
+use crate::observed::ShardStats;
 use crate::record::Entries;
 use crate::sequencer::{Queue, Queued, Sequencer};
 use crate::shard::{Driver, Shard, Sleeper};
 use crate::space::Space;
 use crate::table::{Found, View};
 use crate::{
-    Commit, Committed, Disk, Done, Error, MessageId, Page, Pins, Snapshot, Stats, Store,
+    Commit, Committed, Disk, Done, Error, MessageId, Observed, Page, Pins, Snapshot, Stats, Store,
     SystemDisk, Update, recovery, scan,
 };
 
@@ -135,7 +136,11 @@ impl Inner {
     /// A key as of `at`. The caller checks the pin afterwards.
     pub(crate) fn read(&self, key: &Key, at: Time, keep: bool) -> Result<Option<Arc<Cell>>, Error> {
         let shard = self.shard_of(key);
-        let ticket = match self.views[shard].get(key, at) {
+        let view = &self.views[shard];
+        if keep {
+            view.meter().read(key);
+        }
+        let ticket = match view.get(key, at) {
             Found::Here(cell) => return Ok(cell),
             // The pin has expired; whoever checks it says so.
             Found::Folded => return Ok(None),
@@ -143,7 +148,13 @@ impl Inner {
         };
         // A key missing from memory is clean: the durable tier has every commit to it that a
         // live snapshot can see, and no other, since only folded bases are stored.
-        let Some(stored) = self.engine.load(key)? else {
+        let began_us = self.clock.now_micros();
+        let stored = self.engine.load(key)?;
+        if keep {
+            let elapsed_us = self.clock.now_micros().saturating_sub(began_us);
+            view.meter().cold_read(elapsed_us);
+        }
+        let Some(stored) = stored else {
             return Ok(None);
         };
         let cell = Arc::new(stored.cell);
@@ -422,7 +433,8 @@ impl Store for Embedded {
         }
         let inner = &*self.inner;
         inner.advance();
-        let held = match inner.pins.hold(commit.snapshot, inner.clock.now_micros()) {
+        let asked_us = inner.clock.now_micros();
+        let held = match inner.pins.hold(commit.snapshot, asked_us) {
             Ok(held) => held,
             Err(error) => return done(Err(error)),
         };
@@ -431,7 +443,12 @@ impl Store for Embedded {
             drop(queue);
             return done(Err(Error::Closed));
         }
-        queue.commits.push(Queued { commit, held, done });
+        queue.commits.push(Queued {
+            commit,
+            held,
+            done,
+            asked_us,
+        });
         let idle = queue.idle;
         drop(queue);
         if idle {
@@ -441,8 +458,10 @@ impl Store for Embedded {
 
     fn update(&self, update: Update, done: Done) {
         let shard = self.inner.shard_of(&update.key);
-        let posted = self.inner.mailboxes[shard].post(Mail::Update(update, done));
-        if let Err(Mail::Update(_, done)) = posted {
+        let asked_us = self.inner.clock.now_micros();
+        let mail = Mail::Update(update, done, asked_us);
+        self.inner.views[shard].meter().sent(1);
+        if let Err(Mail::Update(_, done, _)) = self.inner.mailboxes[shard].post(mail) {
             done(Err(Error::Closed));
         }
     }
@@ -466,6 +485,20 @@ impl Store for Embedded {
             .collect())
     }
 
+    fn observe(&self) -> Observed {
+        let inner = &*self.inner;
+        let shards = inner.views.iter().enumerate();
+        let shards = shards.map(|(index, view)| ShardStats {
+            keys: view.keys(),
+            memory_bytes: view.bytes(),
+            dirty_keys: view.dirty(),
+            ..view.meter().stats(index)
+        });
+        let log_bytes = inner.counters.log_bytes.load(Ordering::Relaxed);
+        let budget = inner.options.memory_bytes;
+        Observed::new(shards.collect(), inner.engine.observe(), log_bytes, budget)
+    }
+
     fn stats(&self) -> Stats {
         let inner = &*self.inner;
         let counters = &inner.counters;
@@ -476,12 +509,6 @@ impl Store for Embedded {
         Stats {
             keys: sum(View::keys),
             bytes: sum(View::bytes),
-            evictions: sum(View::evictions),
-            queued: inner
-                .mailboxes
-                .iter()
-                .map(|mailbox| mailbox.len() as u64)
-                .sum(),
             commits: number(&counters.commits),
             flushes: number(&counters.flushes),
             syncs: number(&counters.syncs),

@@ -12,10 +12,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, UserKey, UserValue};
+use fjall::{
+    AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode, UserKey, UserValue,
+};
 use tidemill_lattice::{Cell, Key, Time};
 
-use crate::{Disk, Durability, Error, MessageId, disk::Step};
+use crate::{Disk, Durability, Error, MessageId, disk::Step, observed::EngineStats};
 
 /// Small, so that flushing one fits into the reserve of free space.
 const MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
@@ -303,6 +305,33 @@ impl Engine {
             })?;
             Ok((id, Bytes::copy_from_slice(&value)))
         })
+    }
+
+    /// What the engine does and holds. Waits for the journal, should it be written just now.
+    pub(crate) fn observe(&self) -> EngineStats {
+        let database = &self.database;
+        let keyspaces = [&self.log, &self.data, &self.outbox, &self.meta];
+        // It fails only where the engine has, and then writes say so.
+        let journal_bytes = database.journal_disk_space().unwrap_or(0);
+        let sum = |of: fn(&Keyspace) -> u64| keyspaces.iter().map(|keyspace| of(keyspace)).sum();
+        let tables_bytes: u64 = sum(Keyspace::disk_space);
+        EngineStats {
+            disk_bytes: journal_bytes + tables_bytes,
+            journal_bytes,
+            tables: sum(|keyspace| keyspace.table_count() as u64),
+            // The engine counts none. Write buffers are numbered from 0 in each life, and those
+            // before the one in use have been written out, or wait for it.
+            flushes: sum(|keyspace| {
+                let buffer = keyspace.tree.active_memtable().id();
+                buffer.saturating_sub(keyspace.sealed_memtable_count() as u64)
+            }),
+            flushes_waiting: sum(|keyspace| keyspace.sealed_memtable_count() as u64),
+            compactions: database.compactions_completed() as u64,
+            compactions_running: database.active_compactions() as u64,
+            compacting_us: database.time_compacting().as_micros() as u64,
+            buffer_bytes: database.write_buffer_size(),
+            cache_bytes: database.cache_size(),
+        }
     }
 
     pub(crate) fn corrupt(&self, place: impl Into<String>, cause: impl Into<String>) -> Error {

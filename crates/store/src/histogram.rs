@@ -51,8 +51,14 @@ impl Histogram {
 
     /// Counts a value, from any thread.
     pub fn record_shared(&self, value: u64) {
-        self.counts[bucket_of(value)].fetch_add(1, Ordering::Relaxed);
-        self.sum.fetch_add(value, Ordering::Relaxed);
+        self.record_many_shared(value, 1);
+    }
+
+    /// Counts a value so many times, from any thread.
+    pub fn record_many_shared(&self, value: u64, count: u64) {
+        self.counts[bucket_of(value)].fetch_add(count, Ordering::Relaxed);
+        self.sum
+            .fetch_add(value.wrapping_mul(count), Ordering::Relaxed);
         self.max.fetch_max(value, Ordering::Relaxed);
     }
 

@@ -15,8 +15,8 @@ use crate::{Done, Error, Update};
 
 /// One thing asked of a shard.
 pub(crate) enum Mail {
-    /// A write that is decided here.
-    Update(Update, Done),
+    /// A write that is decided here, and when it was asked for, in microseconds.
+    Update(Update, Done, u64),
     /// Deltas of logged commits.
     Apply(Vec<Slice>, Part),
     /// A key that a reader had to load.
@@ -107,11 +107,6 @@ impl Mailbox {
         }
     }
 
-    /// How much waits here.
-    pub(crate) fn len(&self) -> usize {
-        self.inbox.lock().mail.len()
-    }
-
     /// Takes no more updates.
     pub(crate) fn close(&self) {
         self.inbox.lock().closing = true;
@@ -133,7 +128,7 @@ impl Mailbox {
 
 /// Answers whoever waits for what will not be done. Parts count themselves down.
 pub(crate) fn refuse(mail: Mail) {
-    if let Mail::Update(_, done) = mail {
+    if let Mail::Update(_, done, _) = mail {
         crate::shard::answer(done, Err(Error::Closed));
     }
 }

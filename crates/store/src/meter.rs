@@ -130,6 +130,12 @@ impl ShardMeter {
         self.cold_read_latency_us.record_shared(elapsed_us);
     }
 
+    /// So many commits or updates were answered so long after they were handed in.
+    #[inline]
+    pub fn answered(&self, elapsed_us: u64, count: u64) {
+        self.write_latency_us.record_many_shared(elapsed_us, count);
+    }
+
     /// So many commits and updates were handed to the shard, by any thread.
     pub fn sent(&self, count: u64) {
         self.sent.0.fetch_add(count, Ordering::Relaxed);
@@ -196,12 +202,6 @@ impl Recorder {
     pub fn wrote(&mut self, key: &Key) {
         self.meter.writes.add(1);
         self.hot.touch(key);
-    }
-
-    /// A commit or update was answered so long after it was handed in.
-    #[inline]
-    pub fn answered(&self, elapsed_us: u64) {
-        self.meter.write_latency_us.record(elapsed_us);
     }
 
     /// So many keys left memory because it was full.

@@ -55,6 +55,8 @@ pub(crate) struct Queued {
     pub(crate) commit: Commit,
     pub(crate) held: Snapshot,
     pub(crate) done: Done,
+    /// When it was asked for, in microseconds.
+    pub(crate) asked_us: u64,
 }
 
 /// What a shard has written in a turn.
@@ -116,6 +118,7 @@ struct Placed {
     commit: Commit,
     loaded: Vec<Option<Loaded>>,
     done: Done,
+    asked_us: u64,
     _held: Snapshot,
 }
 
@@ -224,6 +227,7 @@ impl Sequencer {
             mut commit,
             held,
             done,
+            asked_us,
         } = queued;
         let loaded = match self.acceptable(&commit, group) {
             Ok(loaded) => loaded,
@@ -265,6 +269,7 @@ impl Sequencer {
             commit,
             loaded,
             done,
+            asked_us,
             _held: held,
         });
     }
@@ -361,8 +366,12 @@ impl Sequencer {
                 commit,
                 loaded,
                 done,
+                asked_us,
                 _held,
             } = placed;
+            // Of a commit over several shards, the first key's counts it.
+            let meter = commit.deltas.first();
+            let meter = meter.map_or(0, |(key, _)| self.inner.shard_of(key));
             for ((key, delta), loaded) in commit.deltas.into_iter().zip(loaded) {
                 slices[self.inner.shard_of(&key)].push(Slice {
                     key,
@@ -374,10 +383,12 @@ impl Sequencer {
             }
             pins.push(_held);
             let messages = self.post(time, commit.messages, commit.consumes);
-            answers.push((done, Committed { time, messages }));
+            answers.push((done, Committed { time, messages }, meter, asked_us));
         }
-        for (mailbox, slices) in self.inner.mailboxes.iter().zip(slices) {
+        for (shard, slices) in slices.into_iter().enumerate() {
             if !slices.is_empty() {
+                let mailbox = &self.inner.mailboxes[shard];
+                self.inner.views[shard].meter().sent(slices.len() as u64);
                 // What a shard does not take counts itself as failed.
                 drop(mailbox.post(Mail::Apply(slices, latch.part())));
             }
@@ -391,7 +402,7 @@ impl Sequencer {
                 cause: format!("a logged commit could not be applied: {error}"),
             };
             self.inner.stop_writing(&error);
-            for (done, _) in answers {
+            for (done, ..) in answers {
                 answer(done, Err(error.clone()));
             }
             return;
@@ -399,7 +410,10 @@ impl Sequencer {
         // Only now: no snapshot may see a part of the group's commits.
         self.release();
         self.inner.advance();
-        for (done, committed) in answers {
+        let now_us = self.inner.clock.now_micros();
+        for (done, committed, shard, asked_us) in answers {
+            let elapsed_us = now_us.saturating_sub(asked_us);
+            self.inner.views[shard].meter().answered(elapsed_us, 1);
             answer(done, Ok(committed));
         }
     }

@@ -19,6 +19,7 @@ use tidemill_lattice::{Cell, Dot, Key, Time, Writer};
 
 use crate::embedded::Inner;
 use crate::mailbox::{self, Mail, Slice};
+use crate::meter::{Recorder, ShardMeter};
 use crate::record::{self, Entries};
 use crate::table::Owner;
 use crate::{Committed, Done, Durability, Error, Update};
@@ -74,6 +75,20 @@ pub enum Told {
     Later(u64),
 }
 
+/// An answer to an update.
+struct Answer {
+    done: Done,
+    committed: Committed,
+    asked_us: u64,
+}
+
+impl Answer {
+    fn tell(self, logged: &Result<(), Error>, meter: &ShardMeter, now_us: u64) {
+        meter.answered(now_us.saturating_sub(self.asked_us), 1);
+        answer(self.done, logged.clone().map(|()| self.committed));
+    }
+}
+
 /// Called once the log has what it waits for, or never will.
 type WhenLogged = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
@@ -90,6 +105,7 @@ pub struct Shard {
     index: usize,
     pub(crate) inner: Arc<Inner>,
     pub(crate) owner: Owner,
+    recorder: Recorder,
     writer: Writer,
     /// Written in this turn, on its way to the log.
     entries: Entries,
@@ -100,8 +116,10 @@ pub struct Shard {
     seen: Time,
     low_water: Time,
     /// Answers of this turn, and whether they must outlive the machine.
-    answers: Vec<(Done, Committed)>,
+    answers: Vec<Answer>,
     is_durable: bool,
+    /// When the update at hand was asked for.
+    asked_us: u64,
     waiting: VecDeque<Waiting>,
     /// What the log has lost is applied here, and must never be seen.
     lost: Option<Time>,
@@ -111,18 +129,22 @@ pub struct Shard {
 
 impl Shard {
     pub(crate) fn new(index: usize, inner: Arc<Inner>, owner: Owner, writer: Writer) -> Shard {
+        let now_us = inner.clock.now_micros();
+        let meter = Arc::clone(owner.view().meter());
         Shard {
             index,
             inner,
             owner,
+            recorder: Recorder::new(meter, index as u64, now_us),
             writer,
             entries: Entries::default(),
             from: None,
-            now_us: 0,
+            now_us,
             seen: Time::ZERO,
             low_water: Time::ZERO,
             answers: Vec::new(),
             is_durable: false,
+            asked_us: 0,
             waiting: VecDeque::new(),
             lost: None,
             mail: Vec::new(),
@@ -157,10 +179,16 @@ impl Shard {
         } else {
             Turn::Busy
         };
+        let mut taken = 0;
         for mail in mail.drain(..) {
             match mail {
-                Mail::Update(update, done) => self.answer_update(update, done),
+                Mail::Update(update, done, asked_us) => {
+                    taken += 1;
+                    self.asked_us = asked_us;
+                    self.answer_update(update, done);
+                }
                 Mail::Apply(slices, part) => {
+                    taken += slices.len() as u64;
                     let applied = slices.into_iter().try_for_each(|slice| self.apply(slice));
                     part.done(applied);
                 }
@@ -176,9 +204,20 @@ impl Shard {
             }
         }
         self.mail = mail;
+        if taken > 0 {
+            self.recorder.took(taken);
+        }
         self.end_turn();
         self.evict();
+        self.show();
         outcome
+    }
+
+    fn show(&mut self) {
+        let view = self.owner.view();
+        self.recorder.holds(view.keys(), view.bytes(), view.dirty());
+        self.owner.show_dirty();
+        self.recorder.tick(self.now_us);
     }
 
     fn begin(&mut self) {
@@ -255,6 +294,9 @@ impl Shard {
             answer
         };
         let is_written = self.entries.count() > before;
+        if is_written {
+            self.recorder.wrote(key);
+        }
         self.is_durable |= is_written && durability == Durability::Durable;
         Ok(answer)
     }
@@ -342,7 +384,11 @@ impl Shard {
                     time,
                     messages: Vec::new(),
                 };
-                self.answers.push((done, committed));
+                self.answers.push(Answer {
+                    done,
+                    committed,
+                    asked_us: self.asked_us,
+                });
             }
             Ok(Err(error)) => answer(done, Err(error)),
             Err(_) => answer(
@@ -362,17 +408,23 @@ impl Shard {
         }
         let told = self.flush();
         let answers = std::mem::take(&mut self.answers);
-        match told {
-            Told::Now => {
-                for (done, committed) in answers {
-                    answer(done, Ok(committed));
-                }
+        let (clock, meter) = (
+            Arc::clone(&self.inner.clock),
+            Arc::clone(self.owner.view().meter()),
+        );
+        let tell = move |logged: Result<(), Error>| {
+            let now_us = if answers.is_empty() {
+                0
+            } else {
+                clock.now_micros()
+            };
+            for each in answers {
+                each.tell(&logged, &meter, now_us);
             }
-            Told::Later(ticket) => self.when_logged(ticket, move |logged| {
-                for (done, committed) in answers {
-                    answer(done, logged.clone().map(|()| committed));
-                }
-            }),
+        };
+        match told {
+            Told::Now => tell(Ok(())),
+            Told::Later(ticket) => self.when_logged(ticket, tell),
         }
     }
 
@@ -397,6 +449,7 @@ impl Shard {
         self.owner.with(&key, |held| {
             held.push(&key, delta, time, snapshot, low_water);
         });
+        self.recorder.wrote(&key);
         Ok(())
     }
 
@@ -421,7 +474,11 @@ impl Shard {
             if self.owner.view().bytes() <= budget {
                 return;
             }
-            self.owner.evict(budget);
+            let evicted = self.owner.evict(budget);
+            self.recorder.evicted(evicted);
+            if evicted == 0 {
+                return;
+            }
         }
     }
 }

@@ -9,10 +9,6 @@ pub struct Stats {
     pub keys: u64,
     /// Approximate heap size of those versions, in bytes.
     pub bytes: u64,
-    /// Keys that left memory for the durable tier.
-    pub evictions: u64,
-    /// Asked of the shards and not begun.
-    pub queued: u64,
     /// Commits and updates logged.
     pub commits: u64,
     /// Groups of commits written to the log, each as one batch.

@@ -18,6 +18,7 @@ use tidemill_lattice::{Cell, Key, Time};
 
 use crate::chain::Chain;
 use crate::engine::Stored;
+use crate::meter::ShardMeter;
 
 /// So many deltas on one key are folded at the next commit, if no pin forbids it; more on a
 /// large key, since folding touches all of it: one for so many bytes.
@@ -38,7 +39,8 @@ pub(crate) struct View {
     bytes: AtomicU64,
     keys: AtomicU64,
     conflicts: AtomicU64,
-    evictions: AtomicU64,
+    dirty: AtomicU64,
+    meter: Arc<ShardMeter>,
 }
 
 struct Slot {
@@ -144,8 +146,14 @@ impl View {
         self.conflicts.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn evictions(&self) -> u64 {
-        self.evictions.load(Ordering::Relaxed)
+    /// Keys whose newest value the durable tier does not have, as of the owner's last turn.
+    pub(crate) fn dirty(&self) -> u64 {
+        self.dirty.load(Ordering::Relaxed)
+    }
+
+    /// What is counted of the shard.
+    pub(crate) fn meter(&self) -> &Arc<ShardMeter> {
+        &self.meter
     }
 
     /// Only the owner calls it, so reading and writing need not be one step.
@@ -287,6 +295,12 @@ impl Owner {
         std::mem::take(&mut self.dirty)
     }
 
+    /// Tells everybody how many keys have unstored changes.
+    pub(crate) fn show_dirty(&self) {
+        let count = self.dirty.len() as u64;
+        self.view.dirty.store(count, Ordering::Relaxed);
+    }
+
     /// Folds a key through `target` and tells what the durable tier needs.
     pub(crate) fn fold(&mut self, key: &Key, target: Time) -> Fold {
         let slots = self.view.slots.pin();
@@ -360,14 +374,15 @@ impl Owner {
 
     /// Second-chance eviction (Corbató 1968) of clean keys: what was not read again since its
     /// last turn leaves. A key enters without that mark, so keys that are read once, as by a
-    /// scan, push out each other and not those in use.
-    pub(crate) fn evict(&mut self, budget_bytes: u64) {
+    /// scan, push out each other and not those in use. Answers how many left.
+    pub(crate) fn evict(&mut self, budget_bytes: u64) -> u64 {
+        let mut evicted = 0;
         for _ in 0..EVICT_LOOKS.min(self.ring.len()) {
             if self.view.bytes() <= budget_bytes {
-                return;
+                break;
             }
             let Some(key) = self.ring.pop_front() else {
-                return;
+                break;
             };
             let slots = self.view.slots.pin();
             let Some(slot) = slots.get(&key) else {
@@ -381,11 +396,12 @@ impl Owner {
             drop(versions);
             if is_clean && !slot.used.swap(false, Ordering::Relaxed) {
                 self.view.remove(&key, weight);
-                self.view.evictions.fetch_add(1, Ordering::Relaxed);
+                evicted += 1;
             } else {
                 self.ring.push_back(key);
             }
         }
+        evicted
     }
 }
 

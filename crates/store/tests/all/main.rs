@@ -10,6 +10,7 @@ mod golden;
 mod kill;
 mod meters;
 mod model;
+mod observed;
 mod recovery;
 mod snapshots;
 mod support;
