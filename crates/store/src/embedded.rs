@@ -4,6 +4,7 @@
 //! the pins, and the log's thread. Reads are answered here, on the caller's thread.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,9 +28,10 @@ use crate::sequencer::{Queue, Queued, Sequencer};
 use crate::shard::{Driver, Shard, Sleeper};
 use crate::space::Space;
 use crate::table::{Found, View};
+use crate::verify::corrupt_fence;
 use crate::{
     Commit, Committed, Disk, Done, Error, MessageId, Observed, Page, Pins, Snapshot, Stats, Store,
-    SystemDisk, Update, recovery, scan,
+    SystemDisk, Update, backup, export, recovery, scan,
 };
 
 /// A key hashes to one of so many slots, by XXH3-64 of its encoded form; a shard owns a range
@@ -164,6 +166,16 @@ impl Inner {
             drop(self.mailboxes[shard].post(offer));
         }
         Ok((!cell.is_bottom()).then_some(cell))
+    }
+
+    /// The newest complete state, pinned, with the messages that are pending in it. What is
+    /// pending changes, and the frontier passes it, under one lock.
+    pub(crate) fn snapshot_with_messages(&self) -> (Snapshot, Vec<(MessageId, Bytes)>) {
+        let pending = self.pending.lock();
+        self.advance();
+        let at = self.pins.pin(self.clock.now_micros());
+        let messages = pending.iter().map(|(id, body)| (*id, body.clone()));
+        (at, messages.collect())
     }
 
     /// Gives the log what a shard has written. Answers the ticket.
@@ -337,6 +349,9 @@ fn start(sequencer: Sequencer, shards: Vec<Shard>) -> std::io::Result<Threads> {
 }
 
 fn fence_error(options: &Options, error: &std::io::Error) -> Error {
+    if error.kind() == std::io::ErrorKind::InvalidData {
+        return corrupt_fence(&options.directory, error);
+    }
     Error::Io {
         operation: "opening the fence file",
         directory: options.directory.clone(),
@@ -475,6 +490,10 @@ impl Store for Embedded {
         scan::each(&self.inner, prefix, None, at.time(), &mut |key, cell| {
             each(&key, &cell)
         })
+    }
+
+    fn backup(&self, out: &mut dyn Write) -> Result<backup::Summary, backup::WriteError> {
+        export::export(&self.inner, self.writer, out)
     }
 
     fn pending_messages(&self) -> Result<Vec<(MessageId, Bytes)>, Error> {

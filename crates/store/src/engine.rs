@@ -8,6 +8,7 @@
 
 use std::io;
 use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,7 +18,8 @@ use fjall::{
 };
 use tidemill_lattice::{Cell, Key, Time};
 
-use crate::{Disk, Durability, Error, MessageId, disk::Step, observed::EngineStats};
+use crate::journal::{self, Finding};
+use crate::{Disk, Durability, Error, MessageId, disk::Step, manifest, observed::EngineStats};
 
 /// Small, so that flushing one fits into the reserve of free space.
 const MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
@@ -25,7 +27,7 @@ const MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
 const JOURNAL_BYTES: u64 = 128 * 1024 * 1024;
 const FORMAT: u32 = 2;
 /// The number of the first group of a new log.
-const FIRST_GROUP: u64 = 1;
+pub(crate) const FIRST_GROUP: u64 = 1;
 
 /// One value of the durable tier: a cell complete through a time.
 #[derive(Clone, Debug)]
@@ -70,11 +72,17 @@ impl Engine {
         cache_bytes: u64,
     ) -> Result<Engine, Error> {
         let fail = |e: fjall::Error| open_error(directory, &e);
-        let database = Database::builder(directory.join("engine"))
-            .cache_size(cache_bytes)
-            .max_journaling_size(JOURNAL_BYTES)
-            .worker_threads(2)
-            .open()
+        check_files(directory)?;
+        let open = || {
+            Database::builder(directory.join("engine"))
+                .cache_size(cache_bytes)
+                .max_journaling_size(JOURNAL_BYTES)
+                .worker_threads(2)
+                .open()
+        };
+        // It asserts here and there what damaged files do not keep to.
+        let database = catch_unwind(AssertUnwindSafe(open))
+            .unwrap_or(Err(fjall::Error::Unrecoverable))
             .map_err(fail)?;
         let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
         let keyspace = |name| database.keyspace(name, options).map_err(fail);
@@ -213,15 +221,18 @@ impl Engine {
 
     /// The stored value of a key.
     pub(crate) fn load(&self, key: &Key) -> Result<Option<Stored>, Error> {
-        let value = self
-            .data
-            .get(key.as_bytes())
-            .map_err(|e| self.read_error(&e))?;
+        let value = self.data.get(key.as_bytes()).map_err(|e| {
+            let error = self.read_error(&e);
+            match error {
+                Error::Corrupt { cause, .. } => self.corrupt(self.place(key.as_bytes()), cause),
+                other => other,
+            }
+        })?;
         value.map(|value| self.stored(key, &value)).transpose()
     }
 
     fn stored(&self, key: &Key, value: &[u8]) -> Result<Stored, Error> {
-        let place = || format!("key {}/{}/{}", key.tenant(), key.app(), key.name_lossy());
+        let place = || self.place(key.as_bytes());
         let Some((through, cell)) = value.split_first_chunk::<8>() else {
             return Err(self.corrupt(place(), "its value is too short"));
         };
@@ -281,6 +292,14 @@ impl Engine {
         Ok(values)
     }
 
+    /// A key, for people.
+    pub(crate) fn place(&self, key: &[u8]) -> String {
+        Key::from_bytes(key).map_or_else(
+            |_| "the key table".to_owned(),
+            |key| format!("key {}/{}/{}", key.tenant(), key.app(), key.name_lossy()),
+        )
+    }
+
     fn key(&self, bytes: &[u8]) -> Result<Key, Error> {
         Key::from_bytes(bytes)
             .map_err(|e| self.corrupt("the key table", format!("a key is not one: {e}")))
@@ -334,6 +353,30 @@ impl Engine {
         }
     }
 
+    /// Keys and values of the durable tier as they lie there, in order, from either end. What
+    /// comes after an error is not told.
+    pub(crate) fn raw(
+        &self,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+    ) -> impl Iterator<Item = Result<(Bytes, Bytes), Error>> + '_ {
+        self.data.range::<&[u8], _>(range).map(|guard| {
+            let (key, value) = guard.into_inner().map_err(|e| self.read_error(&e))?;
+            Ok((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)))
+        })
+    }
+
+    /// The value of a key of the durable tier as it lies there.
+    pub(crate) fn get_raw(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        let value = self.data.get(key).map_err(|e| self.read_error(&e))?;
+        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    /// Whether key and value are what a store writes.
+    pub(crate) fn check_value(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        let key = self.key(key)?;
+        self.stored(&key, value).map(|_| ())
+    }
+
     pub(crate) fn corrupt(&self, place: impl Into<String>, cause: impl Into<String>) -> Error {
         Error::Corrupt {
             directory: self.directory.clone(),
@@ -343,10 +386,18 @@ impl Engine {
     }
 
     fn read_error(&self, error: &fjall::Error) -> Error {
-        Error::Io {
-            operation: "reading",
-            directory: self.directory.clone(),
-            cause: error.to_string(),
+        use io::ErrorKind::{InvalidData, UnexpectedEof};
+        match error {
+            fjall::Error::Io(e) | fjall::Error::Storage(fjall::LsmError::Io(e))
+                if !matches!(e.kind(), InvalidData | UnexpectedEof) =>
+            {
+                Error::Io {
+                    operation: "reading",
+                    directory: self.directory.clone(),
+                    cause: e.to_string(),
+                }
+            }
+            damaged => self.corrupt("a table file", damaged.to_string()),
         }
     }
 
@@ -368,18 +419,50 @@ impl Engine {
     }
 }
 
+/// Looks for damage that the engine would take for something else, and cuts a torn journal.
+fn check_files(directory: &Path) -> Result<(), Error> {
+    let engine = directory.join("engine");
+    let failed = |e: io::Error| open_error(directory, &fjall::Error::Io(e));
+    let (file, cause) = match journal::check(&engine).map_err(failed)? {
+        Some(Finding::Torn { file, valid_bytes }) => {
+            tracing::warn!(file = %file.display(), valid_bytes, "cutting a torn journal");
+            return journal::cut(&file, valid_bytes).map_err(failed);
+        }
+        Some(Finding::Damaged {
+            file,
+            at_byte,
+            cause,
+        }) => (file, format!("{cause}, at byte {at_byte}")),
+        None => match manifest::check(&engine).map_err(failed)? {
+            Some(damage) => (damage.file, damage.cause),
+            None => return Ok(()),
+        },
+    };
+    let file = file.strip_prefix(&engine).unwrap_or(&file);
+    Err(Error::Corrupt {
+        directory: directory.to_path_buf(),
+        place: format!("the engine's file {}", file.display()),
+        cause,
+    })
+}
+
 fn open_error(directory: &Path, error: &fjall::Error) -> Error {
+    use io::ErrorKind::{InvalidData, UnexpectedEof};
     let directory = directory.to_path_buf();
     match error {
         fjall::Error::Locked => Error::InUse {
             directory,
             pid: None,
         },
-        fjall::Error::Io(e) => Error::Io {
-            operation: "opening",
-            directory,
-            cause: e.to_string(),
-        },
+        fjall::Error::Io(e) | fjall::Error::Storage(fjall::LsmError::Io(e))
+            if !matches!(e.kind(), InvalidData | UnexpectedEof) =>
+        {
+            Error::Io {
+                operation: "opening",
+                directory,
+                cause: e.to_string(),
+            }
+        }
         damaged => Error::Corrupt {
             directory,
             place: "the engine's files".to_owned(),

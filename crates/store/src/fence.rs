@@ -12,6 +12,7 @@ use std::path::Path;
 use tidemill_lattice::Writer;
 
 const LENGTH: usize = 24;
+const MAGIC: [u8; 4] = *b"void";
 
 /// Groups of `writer` whose number is `from` or above never happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +34,8 @@ pub(crate) struct Fence {
 
 impl Fence {
     /// Opens the file, laying it out if it is new. The mark in it, if any; a torn one is
-    /// none, since its writer answered that the outcome is unknown.
+    /// none, since its writer answered that the outcome is unknown. Anything else is
+    /// [`io::ErrorKind::InvalidData`]: a mark may have been there.
     pub(crate) fn open(directory: &Path) -> io::Result<(Fence, Option<Void>)> {
         let mut file = OpenOptions::new()
             .read(true)
@@ -41,12 +43,11 @@ impl Fence {
             .create(true)
             .truncate(false)
             .open(directory.join("FENCE"))?;
-        let mut bytes = Vec::with_capacity(LENGTH);
-        (&file).take(LENGTH as u64).read_to_end(&mut bytes)?;
+        let bytes = read(&file)?;
+        let mark = interpret(&bytes)?;
         if bytes.len() < LENGTH {
             put(&mut file, &[0; LENGTH])?;
         }
-        let mark = decode(&bytes);
         Ok((Fence { file }, mark))
     }
 
@@ -61,6 +62,33 @@ impl Fence {
     }
 }
 
+/// The mark in a directory that is only read.
+pub(crate) fn look(directory: &Path) -> io::Result<Option<Void>> {
+    match File::open(directory.join("FENCE")) {
+        Ok(file) => interpret(&read(&file)?),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn read(file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(LENGTH);
+    file.take(LENGTH as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn interpret(bytes: &[u8]) -> io::Result<Option<Void>> {
+    let written = bytes.iter().rev().skip_while(|byte| **byte == 0).count();
+    let torn = written < LENGTH - 8 && bytes.starts_with(&MAGIC[..written.min(MAGIC.len())]);
+    match decode(bytes) {
+        None if !torn => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it is neither empty nor a mark",
+        )),
+        mark => Ok(mark),
+    }
+}
+
 fn put(file: &mut File, bytes: &[u8; LENGTH]) -> io::Result<()> {
     file.rewind()?;
     file.write_all(bytes)?;
@@ -69,7 +97,7 @@ fn put(file: &mut File, bytes: &[u8; LENGTH]) -> io::Result<()> {
 
 fn encode(void: Void) -> [u8; LENGTH] {
     let mut bytes = [0; LENGTH];
-    bytes[..4].copy_from_slice(b"void");
+    bytes[..4].copy_from_slice(&MAGIC);
     bytes[4..8].copy_from_slice(&void.writer.0.to_be_bytes());
     bytes[8..16].copy_from_slice(&void.from.to_be_bytes());
     let checksum = xxhash_rust::xxh3::xxh3_64(&bytes[..16]);

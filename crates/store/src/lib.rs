@@ -9,31 +9,38 @@
 //! This crate knows the lattice types. It must not know an async runtime, HTTP, or what a
 //! function is: a commit reaches it as finished deltas, and its answer leaves by a callback.
 
+pub mod backup;
 pub mod chain;
 mod checkpoint;
 mod disk;
 mod embedded;
 mod engine;
 mod error;
+mod export;
 mod fence;
 pub mod frontier;
 pub mod histogram;
 pub mod hot;
+mod journal;
 mod latch;
 mod lock;
 mod mailbox;
+mod manifest;
 pub mod meter;
 pub mod observed;
 pub mod pins;
 pub mod record;
 mod recovery;
+mod restore;
 mod scan;
 mod sequencer;
 mod shard;
 mod space;
 mod stats;
 mod table;
+mod verify;
 
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -45,8 +52,10 @@ pub use embedded::{Embedded, Options};
 pub use error::Error;
 pub use observed::Observed;
 pub use pins::{Pins, Snapshot};
+pub use restore::{RestoreError, restore};
 pub use shard::{Driver, Shard, Sleeper, Told, Turn};
 pub use stats::Stats;
+pub use verify::{Damage, Range, Report, verify};
 
 /// The time in the dots of a write that is not committed yet. A commit replaces it.
 pub const PROVISIONAL: Time = Time::MAX;
@@ -196,6 +205,14 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// None in [`Embedded`], which keeps them in memory; a store elsewhere may fail to ask.
     fn pending_messages(&self) -> Result<Vec<(MessageId, Bytes)>, Error>;
+
+    /// Writes everything at the newest complete state as one stream, while commits go on, see
+    /// [`backup`]. It holds a snapshot until it is done, at the most for a snapshot's lifetime.
+    ///
+    /// # Errors
+    /// [`backup::WriteError`] if the store can not be read or the stream not be written; the
+    /// stream then says itself that it is not whole, or is cut off.
+    fn backup(&self, out: &mut dyn Write) -> Result<backup::Summary, backup::WriteError>;
 
     /// What the store has done and holds.
     fn stats(&self) -> Stats;

@@ -34,6 +34,8 @@ pub(crate) struct Recovered {
     pub(crate) consumed: Vec<MessageId>,
     /// Groups to remove: voided by the fence, or torn at the end.
     pub(crate) drop: Vec<u64>,
+    /// Of those, the torn ones.
+    pub(crate) torn: Vec<u64>,
 }
 
 /// A group that can not be read, until it turns out whether it is the end.
@@ -97,6 +99,7 @@ pub(crate) fn recover(
             "cutting a torn group off the log"
         );
         recovered.drop.push(torn.number);
+        recovered.torn.push(torn.number);
     }
     Ok(recovered)
 }

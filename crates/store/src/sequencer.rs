@@ -122,6 +122,19 @@ struct Placed {
     _held: Snapshot,
 }
 
+/// A commit that its shards have.
+struct Applied {
+    time: Time,
+    messages: Vec<MessageId>,
+    bodies: Vec<bytes::Bytes>,
+    consumes: Option<MessageId>,
+    done: Done,
+    /// Whose meter counts it: the first key's shard.
+    shard: usize,
+    asked_us: u64,
+    _held: Snapshot,
+}
+
 pub(crate) struct Sequencer {
     pub(crate) inner: Arc<Inner>,
     writer: Writer,
@@ -348,6 +361,7 @@ impl Sequencer {
         self.checkpoints.grown(size_bytes);
     }
 
+    /// Has a group that is in the log applied, makes it visible and answers.
     fn publish(&mut self, group: Group) {
         for (shard, ticket) in &group.chunks {
             self.tell(*shard, *ticket, Ok(()));
@@ -355,89 +369,96 @@ impl Sequencer {
         if group.commits.is_empty() {
             return;
         }
-        let latch = Latch::default();
         let mut slices: Vec<Vec<Slice>> = Vec::new();
         slices.resize_with(self.inner.views.len(), Vec::new);
-        let mut answers = Vec::with_capacity(group.commits.len());
-        let mut pins = Vec::with_capacity(group.commits.len());
+        let mut applied = Vec::with_capacity(group.commits.len());
         for placed in group.commits {
-            let Placed {
-                time,
-                commit,
-                loaded,
-                done,
-                asked_us,
-                _held,
-            } = placed;
-            // Of a commit over several shards, the first key's counts it.
-            let meter = commit.deltas.first();
-            let meter = meter.map_or(0, |(key, _)| self.inner.shard_of(key));
-            for ((key, delta), loaded) in commit.deltas.into_iter().zip(loaded) {
-                slices[self.inner.shard_of(&key)].push(Slice {
-                    key,
-                    delta,
-                    time,
-                    snapshot: commit.snapshot,
-                    loaded,
-                });
-            }
-            pins.push(_held);
-            let messages = self.post(time, commit.messages, commit.consumes);
-            answers.push((done, Committed { time, messages }, meter, asked_us));
+            applied.push(self.slice(placed, &mut slices));
         }
-        for (shard, slices) in slices.into_iter().enumerate() {
-            if !slices.is_empty() {
-                let mailbox = &self.inner.mailboxes[shard];
-                self.inner.views[shard].meter().sent(slices.len() as u64);
-                // What a shard does not take counts itself as failed.
-                drop(mailbox.post(Mail::Apply(slices, latch.part())));
-            }
-        }
-        let applied = latch.wait();
-        drop(pins);
-        if let Err(error) = applied {
+        if let Err(error) = self.apply(slices) {
             // It is in the log and can not be shown: the next opening will.
             let error = Error::Unknown {
                 directory: self.inner.options.directory.clone(),
                 cause: format!("a logged commit could not be applied: {error}"),
             };
             self.inner.stop_writing(&error);
-            for (done, ..) in answers {
-                answer(done, Err(error.clone()));
+            for each in applied {
+                answer(each.done, Err(error.clone()));
             }
             return;
         }
-        // Only now: no snapshot may see a part of the group's commits.
-        self.release();
-        self.inner.advance();
+        self.show(&mut applied);
         let now_us = self.inner.clock.now_micros();
-        for (done, committed, shard, asked_us) in answers {
-            let elapsed_us = now_us.saturating_sub(asked_us);
-            self.inner.views[shard].meter().answered(elapsed_us, 1);
-            answer(done, Ok(committed));
+        for each in applied {
+            let elapsed_us = now_us.saturating_sub(each.asked_us);
+            self.inner.views[each.shard].meter().answered(elapsed_us, 1);
+            let Applied { time, messages, .. } = each;
+            answer(each.done, Ok(Committed { time, messages }));
         }
     }
 
-    /// Keeps a commit's messages until they are consumed.
-    fn post(
-        &mut self,
-        time: Time,
-        bodies: Vec<bytes::Bytes>,
-        consumes: Option<MessageId>,
-    ) -> Vec<MessageId> {
-        let messages: Vec<MessageId> = (0..)
-            .map(|index| (time, index))
-            .take(bodies.len())
-            .collect();
-        if consumes.is_some() || !messages.is_empty() {
-            let mut pending = self.inner.pending.lock();
-            pending.extend(messages.iter().copied().zip(bodies));
-            if let Some(message) = consumes {
+    /// Deals a commit's deltas out to their shards.
+    fn slice(&self, placed: Placed, slices: &mut [Vec<Slice>]) -> Applied {
+        let Placed {
+            time,
+            commit,
+            loaded,
+            done,
+            asked_us,
+            _held,
+        } = placed;
+        let first = commit.deltas.first();
+        let shard = first.map_or(0, |(key, _)| self.inner.shard_of(key));
+        for ((key, delta), loaded) in commit.deltas.into_iter().zip(loaded) {
+            slices[self.inner.shard_of(&key)].push(Slice {
+                key,
+                delta,
+                time,
+                snapshot: commit.snapshot,
+                loaded,
+            });
+        }
+        let ids = (0..).map(|index| (time, index));
+        Applied {
+            time,
+            messages: ids.take(commit.messages.len()).collect(),
+            bodies: commit.messages,
+            consumes: commit.consumes,
+            done,
+            shard,
+            asked_us,
+            _held,
+        }
+    }
+
+    /// Has the shards apply their parts, and waits for them.
+    fn apply(&self, slices: Vec<Vec<Slice>>) -> Result<(), Error> {
+        let latch = Latch::default();
+        for (shard, slices) in slices.into_iter().enumerate() {
+            if !slices.is_empty() {
+                self.inner.views[shard].meter().sent(slices.len() as u64);
+                // What a shard does not take counts itself as failed.
+                drop(self.inner.mailboxes[shard].post(Mail::Apply(slices, latch.part())));
+            }
+        }
+        latch.wait()
+    }
+
+    /// Keeps the messages of applied commits until they are consumed, and lets the frontier
+    /// pass: no snapshot may see a part of a group.
+    fn show(&mut self, applied: &mut [Applied]) {
+        // Under the lock, so that a snapshot can be taken with what is pending in it.
+        let mut pending = self.inner.pending.lock();
+        for each in applied {
+            let bodies = std::mem::take(&mut each.bodies);
+            pending.extend(each.messages.iter().copied().zip(bodies));
+            if let Some(message) = each.consumes {
                 pending.remove(&message);
                 self.checkpoints.consumed(message);
             }
         }
-        messages
+        self.inner.frontier.release(self.inner.views.len(), None);
+        self.inner.advance();
     }
 
     fn tell(&self, shard: usize, ticket: u64, outcome: Result<(), Error>) {

@@ -1,8 +1,10 @@
 //! What a partition promises, checked from outside.
 
+mod backup;
 mod chain;
 mod clocks;
 mod contract;
+mod damage;
 mod faults;
 mod frontier;
 mod fuzz;
