@@ -8,6 +8,7 @@
 
 mod access;
 mod apps;
+mod backup;
 mod body;
 mod calls;
 mod kv;

@@ -5,7 +5,7 @@
 
 use crate::problems::{self, Occurrence};
 use crate::state::{GatewayState, Shared};
-use crate::{apps, calls, kv, logs, metrics, node, openapi, requests, store, traces};
+use crate::{apps, backup, calls, kv, logs, metrics, node, openapi, requests, store, traces};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, RawPathParams, Request, State};
@@ -40,6 +40,7 @@ pub(crate) enum Operation {
     ShowTrace,
     ShowNode,
     ShowStore,
+    Backup,
     Live,
     Ready,
     Metrics,
@@ -138,6 +139,7 @@ pub(crate) const ROUTES: &[Route] = &[
     row("GET", "/v1/traces/{id}", Operation::ShowTrace, "showTrace"),
     row("GET", "/v1/node", Operation::ShowNode, "showNode"),
     row("GET", "/v1/node/store", Operation::ShowStore, "showStore"),
+    row("GET", "/v1/store/backup", Operation::Backup, "backup"),
     row("GET", "/livez", Operation::Live, "live"),
     row("GET", "/readyz", Operation::Ready, "ready"),
     row("GET", "/metrics", Operation::Metrics, "metrics"),
@@ -267,6 +269,7 @@ async fn handle(
         Operation::ShowTrace => traces::show(context),
         Operation::ShowNode => node::show(context),
         Operation::ShowStore => store::show(context),
+        Operation::Backup => backup::stream(context),
         Operation::Live => Ok(node::live()),
         Operation::Ready => node::ready(context),
         Operation::Metrics => metrics::show(context),

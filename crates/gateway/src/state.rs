@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tidemill_lattice::Clock;
 use tidemill_runtime::Runtime;
+use tidemill_store::Store;
 use tidemill_telemetry::Telemetry;
 use tokio::sync::watch;
 
@@ -45,6 +46,8 @@ pub struct NodeInfo {
 pub struct Parts {
     /// Runs the calls and holds the state.
     pub runtime: Runtime,
+    /// Holds the state: for what concerns it as a whole.
+    pub store: Arc<dyn Store>,
     /// Logs, spans and meters, written by the runtime.
     pub telemetry: Arc<Telemetry>,
     /// The wall clock.
@@ -61,6 +64,7 @@ pub struct Parts {
 
 pub(crate) struct Shared {
     pub(crate) runtime: Runtime,
+    pub(crate) store: Arc<dyn Store>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) access: Access,
@@ -80,6 +84,7 @@ impl GatewayState {
     pub fn new(parts: Parts) -> Self {
         Self(Arc::new(Shared {
             runtime: parts.runtime,
+            store: parts.store,
             telemetry: parts.telemetry,
             clock: parts.clock,
             access: parts.access,

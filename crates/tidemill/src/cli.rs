@@ -78,6 +78,9 @@ pub(crate) enum Command {
     Trace(Trace),
     /// Watch the node: requests, shards, tiers and hot keys, live.
     Top(Top),
+    /// Back up a node, restore a backup, or look whether either is whole.
+    #[command(subcommand)]
+    Store(Store),
     /// Show the versions of this program and of the node.
     Version,
 }
@@ -316,6 +319,29 @@ fn interval(text: &str) -> Result<f64, String> {
         return Ok(seconds);
     }
     Err("use 0.05 to 3600 seconds".to_owned())
+}
+
+/// `tidemill store`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Store {
+    /// Write all state of the running node to a file, as it is at one moment.
+    Backup {
+        /// The file; one that is there is replaced once the new one is whole.
+        file: PathBuf,
+    },
+    /// Make a node's data directory from a backup.
+    Restore {
+        /// The backup.
+        file: PathBuf,
+        /// The new data directory; it must be empty, or not there yet.
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Read everything in a backup, or in the data directory of a node that is stopped.
+    Verify {
+        /// A backup, or a data directory.
+        path: PathBuf,
+    },
 }
 
 #[cfg(test)]

@@ -47,6 +47,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Logs(command) => commands::logs::run(global, command),
         Command::Trace(command) => commands::trace::run(global, command),
         Command::Top(command) => commands::top::run(global, command),
+        Command::Store(command) => commands::store::run(global, command),
         Command::Version => commands::version::run(global),
     }
 }

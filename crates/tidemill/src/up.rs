@@ -94,7 +94,7 @@ async fn serve(data: &Path, loaded: &Loaded, ready_file: Option<&Path>) -> Resul
         threads,
     };
     let parts = tidemill_runtime::Parts {
-        store,
+        store: Arc::clone(&store),
         clock: Arc::clone(&clock),
         entropy: Arc::new(OsEntropy),
         telemetry: Arc::clone(&telemetry),
@@ -110,6 +110,7 @@ async fn serve(data: &Path, loaded: &Loaded, ready_file: Option<&Path>) -> Resul
         .transpose()?;
     let state = GatewayState::new(tidemill_gateway::Parts {
         runtime: runtime.clone(),
+        store,
         telemetry,
         clock,
         access: Access::new(token.as_deref(), address, &settings.http.hosts),

@@ -7,6 +7,7 @@ pub(crate) mod functions;
 pub(crate) mod kv;
 pub(crate) mod logs;
 pub(crate) mod requests;
+pub(crate) mod store;
 pub(crate) mod top;
 pub(crate) mod trace;
 pub(crate) mod version;

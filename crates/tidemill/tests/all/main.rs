@@ -2,6 +2,7 @@
 //! HTTP and by its command line.
 
 mod access;
+mod backup;
 mod bundle;
 mod cli;
 mod clients;
