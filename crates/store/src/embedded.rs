@@ -29,6 +29,7 @@ use crate::shard::{Driver, Shard, Sleeper};
 use crate::space::Space;
 use crate::table::{Found, View};
 use crate::verify::corrupt_fence;
+use crate::watch::{Wake, Watch, Watched, Watchers};
 use crate::{
     Commit, Committed, Disk, Done, Error, MessageId, Observed, Page, Pins, Snapshot, Stats, Store,
     SystemDisk, Update, backup, export, recovery, scan,
@@ -114,6 +115,7 @@ pub(crate) struct Inner {
     pub(crate) counters: Counters,
     /// Why nothing is written any more; see `counters.read_only`.
     cause: Mutex<Option<String>>,
+    pub(crate) watchers: Arc<Watchers>,
     _lock: DirectoryLock,
 }
 
@@ -289,6 +291,7 @@ impl Embedded {
             backlog: AtomicU64::new(0),
             counters,
             cause: Mutex::default(),
+            watchers: Arc::default(),
             _lock: lock,
         });
         let shards = owners.into_iter().enumerate();
@@ -397,12 +400,34 @@ impl Drop for Embedded {
         };
         let inner = Arc::clone(&self.inner);
         if !threads.has(thread::current().id()) {
-            return threads.end(&inner);
+            threads.end(&inner);
+            return inner.watchers.close();
         }
         // Dropped from a `done`: a thread can not wait for itself.
         let closer = thread::Builder::new().name("store-closer".to_owned());
-        if let Err(error) = closer.spawn(move || threads.end(&inner)) {
+        let end = move || {
+            threads.end(&inner);
+            inner.watchers.close();
+        };
+        if let Err(error) = closer.spawn(end) {
             tracing::error!(%error, "the store could not be closed in order");
+        }
+    }
+}
+
+/// Does something when the last copy of it goes.
+struct Last(Option<Box<dyn FnOnce() + Send + Sync>>);
+
+impl Last {
+    fn new(then: impl FnOnce() + Send + Sync + 'static) -> Last {
+        Last(Some(Box::new(then)))
+    }
+}
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        if let Some(then) = self.0.take() {
+            then();
         }
     }
 }
@@ -490,6 +515,24 @@ impl Store for Embedded {
         scan::each(&self.inner, prefix, None, at.time(), &mut |key, cell| {
             each(&key, &cell)
         })
+    }
+
+    fn watch(&self, what: Watched, wake: Wake) -> Watch {
+        let watch = self.inner.watchers.watch(what, wake);
+        let begin = watch.beginning();
+        let inner = Arc::clone(&self.inner);
+        // Once every shard has come by here, whatever it applied unnoticed has a time that was
+        // drawn before; whatever has a greater one has been noted.
+        let barrier = Arc::new(Last::new(move || {
+            begin(inner.frontier.last(), inner.advance());
+        }));
+        for mailbox in &self.inner.mailboxes {
+            let passed = Arc::clone(&barrier);
+            let pass = Box::new(move |_: &mut Shard| drop(passed));
+            // A shard that is gone changes no more.
+            drop(mailbox.post(Mail::Run(pass, Latch::default().part())));
+        }
+        watch
     }
 
     fn backup(&self, out: &mut dyn Write) -> Result<backup::Summary, backup::WriteError> {

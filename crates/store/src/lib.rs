@@ -39,6 +39,7 @@ mod space;
 mod stats;
 mod table;
 mod verify;
+pub mod watch;
 
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -56,6 +57,7 @@ pub use restore::{RestoreError, restore};
 pub use shard::{Driver, Shard, Sleeper, Told, Turn};
 pub use stats::Stats;
 pub use verify::{Damage, Range, Report, verify};
+use watch::{Wake, Watch, Watched};
 
 /// The time in the dots of a write that is not committed yet. A commit replaces it.
 pub const PROVISIONAL: Time = Time::MAX;
@@ -205,6 +207,10 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// None in [`Embedded`], which keeps them in memory; a store elsewhere may fail to ask.
     fn pending_messages(&self) -> Result<Vec<(MessageId, Bytes)>, Error>;
+
+    /// Watches a key or a prefix from now on: every change once, in order for each key, see
+    /// [`watch`]. `wake` is called when there is something to take, from the thread that commits.
+    fn watch(&self, what: Watched, wake: Wake) -> Watch;
 
     /// Writes everything at the newest complete state as one stream, while commits go on, see
     /// [`backup`]. It holds a snapshot until it is done, at the most for a snapshot's lifetime.

@@ -458,7 +458,9 @@ impl Sequencer {
             }
         }
         self.inner.frontier.release(self.inner.views.len(), None);
-        self.inner.advance();
+        let stable = self.inner.advance();
+        drop(pending);
+        self.inner.watchers.advanced(stable);
     }
 
     fn tell(&self, shard: usize, ticket: u64, outcome: Result<(), Error>) {

@@ -296,6 +296,7 @@ impl Shard {
         let is_written = self.entries.count() > before;
         if is_written {
             self.recorder.wrote(key);
+            self.inner.watchers.note(key, time);
         }
         self.is_durable |= is_written && durability == Durability::Durable;
         Ok(answer)
@@ -362,6 +363,9 @@ impl Shard {
         let waiting = self.waiting.front().map(|first| first.from);
         let rest = [self.lost, waiting, self.from].into_iter().flatten().min();
         self.inner.frontier.release(self.index, rest);
+        if self.inner.watchers.is_any() {
+            self.inner.watchers.advanced(self.inner.advance());
+        }
     }
 
     fn answer_update(&mut self, update: Update, done: Done) {
@@ -450,6 +454,7 @@ impl Shard {
             held.push(&key, delta, time, snapshot, low_water);
         });
         self.recorder.wrote(&key);
+        self.inner.watchers.note(&key, time);
         Ok(())
     }
 

@@ -17,3 +17,4 @@ mod recovery;
 mod snapshots;
 mod support;
 mod updates;
+mod watch;
