@@ -26,6 +26,7 @@ mod state;
 mod store;
 mod traces;
 mod views;
+mod watch;
 
 pub use access::Access;
 pub use routes::router;

@@ -5,7 +5,9 @@
 
 use crate::problems::{self, Occurrence};
 use crate::state::{GatewayState, Shared};
-use crate::{apps, backup, calls, kv, logs, metrics, node, openapi, requests, store, traces};
+use crate::{
+    apps, backup, calls, kv, logs, metrics, node, openapi, requests, store, traces, watch,
+};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, RawPathParams, Request, State};
@@ -26,6 +28,7 @@ pub(crate) enum Operation {
     FetchResult,
     CancelRequest,
     ListKeys,
+    WatchKeys,
     CommitKeys,
     GetKey,
     UpdateKey,
@@ -105,6 +108,7 @@ pub(crate) const ROUTES: &[Route] = &[
         "cancelRequest",
     ),
     row("GET", "/v1/kv/{app}", Operation::ListKeys, "listKeys"),
+    row("GET", "/v1/watch/{app}", Operation::WatchKeys, "watchKeys"),
     row("POST", "/v1/kv/{app}", Operation::CommitKeys, "commitKeys"),
     row("GET", "/v1/kv/{app}/{*key}", Operation::GetKey, "getKey"),
     row(
@@ -255,6 +259,7 @@ async fn handle(
         Operation::FetchResult => requests::result(context).await,
         Operation::CancelRequest => requests::cancel(context),
         Operation::ListKeys => kv::list(context),
+        Operation::WatchKeys => watch::stream(context),
         Operation::CommitKeys => kv::commit(context, body).await,
         Operation::GetKey => kv::get(context),
         Operation::UpdateKey => kv::update(context, body).await,

@@ -27,6 +27,7 @@ pub use api::{
 };
 pub use manifest::{Entry, FlowSpec, FunctionKind, FunctionSpec, Manifest, RuntimeKind};
 pub use options::{Limits, Options};
+pub use state::store_problem;
 pub use tidemill_scheduler::AdmissionPolicy;
 
 use app::{Bundles, Environments};
@@ -42,9 +43,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tidemill_flow::Flow;
-use tidemill_lattice::{Cell, Clock, Entropy, Kind, Op, Time};
+use tidemill_lattice::{Cell, Clock, Entropy, Key, Kind, Op, Time};
 use tidemill_problem::{Code, Problem};
 use tidemill_scheduler::{AdmissionStats, PoolStats};
+use tidemill_store::watch::{Wake, Watch, Watched};
 use tidemill_store::{Durability, Observed, Stats, Store};
 use tidemill_telemetry::Telemetry;
 use worker::{Launcher, Listener, Shop};
@@ -301,6 +303,28 @@ impl Runtime {
         let view = session.view(Vec::new(), 0);
         let (keys, next) = state::list(&view, app, prefix, after, limit)?;
         Ok(StatePage { keys, next })
+    }
+
+    /// Watches a key of an app, or (not `whole`) the keys that begin so. `wake` is called from
+    /// a thread that must not wait.
+    ///
+    /// # Errors
+    /// `bad-key`.
+    pub fn state_watch(
+        &self,
+        app: &str,
+        name: &str,
+        whole: bool,
+        wake: Wake,
+    ) -> Result<Watch, Problem> {
+        let what = if whole {
+            Watched::Key(state::key(app, name)?)
+        } else {
+            // The shortest key tells whether the app's name is one.
+            state::key(app, "-")?;
+            Watched::Prefix(Key::prefix(state::TENANT, app, name))
+        };
+        Ok(self.inner.store.watch(what, wake))
     }
 
     /// Writes several keys of an app in one commit, and gives its time.

@@ -35,7 +35,8 @@ pub(crate) fn problem_of(error: &tidemill_session::Error) -> Problem {
 }
 
 /// What a store's failure is to a caller.
-pub(crate) fn store_problem(error: &tidemill_store::Error) -> Problem {
+#[must_use]
+pub fn store_problem(error: &tidemill_store::Error) -> Problem {
     use tidemill_store::Error;
     let code = match error {
         Error::SnapshotExpired { .. } => Code::SnapshotExpired,

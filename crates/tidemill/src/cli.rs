@@ -192,6 +192,14 @@ pub(crate) enum Kv {
         #[arg(default_value_t = 1, allow_negative_numbers = true)]
         number: i64,
     },
+    /// Print changes as they are committed.
+    Watch {
+        /// The app.
+        app: String,
+        /// The key, or how keys begin with a * behind it.
+        #[arg(value_name = "KEY|PREFIX*")]
+        what: String,
+    },
     /// List keys.
     #[command(visible_alias = "list")]
     Ls {

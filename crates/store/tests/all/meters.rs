@@ -199,7 +199,7 @@ fn a_meter_shows_what_was_done() {
         }
     });
     meter.cold_read(300);
-    recorder.answered(20);
+    meter.answered(20, 1);
     recorder.evicted(3);
     recorder.holds(10, 1_000, 2);
     recorder.tick(5_999_999);

@@ -1,13 +1,13 @@
 //! `tidemill kv`
 
 use crate::cli::{Format, Global, Kv};
-use crate::client::{Client, segment, with_query};
+use crate::client::{Client, broke_off, segment, with_query};
 use crate::commands::call::print_result;
 use crate::failure::Failure;
 use crate::output;
 use crate::settings::near;
 use serde_json::{Value, json};
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 /// How many keys are looked through for near names.
@@ -45,6 +45,7 @@ pub(crate) fn run(global: &Global, command: &Kv) -> Result<(), Failure> {
                 &client.json("POST", &path(app, key), op.as_bytes())?,
             )
         }
+        Kv::Watch { app, what } => watch(&client, global.output, app, what),
         Kv::Ls { app, prefix, limit } => list(&client, global.output, app, prefix, *limit),
         Kv::Rm { app, keys } => {
             let deletes = keys.iter().map(|key| json!({ "key": key, "op": "delete" }));
@@ -136,6 +137,62 @@ fn list(
     output::table(&["KEY", "TYPE"], rows)?;
     if !page["next"].is_null() {
         eprintln!("there are more keys: raise --limit, or name a prefix");
+    }
+    Ok(())
+}
+
+/// Prints what the node tells, event by event, until it ends.
+fn watch(client: &Client, format: Format, app: &str, what: &str) -> Result<(), Failure> {
+    let (name, text) = match what.strip_suffix('*') {
+        Some(prefix) => ("prefix", prefix),
+        None => ("key", what),
+    };
+    let path = with_query(
+        &format!("/v1/watch/{}", segment(app)),
+        &[(name, Some(text.to_owned()))],
+    );
+    let answer = client.send("GET", &path, &[], b"")?;
+    let mut event = String::new();
+    for line in BufReader::new(answer.reader()).lines() {
+        let line = line.map_err(|error| broke_off(&error))?;
+        if let Some(name) = line.strip_prefix("event: ") {
+            name.clone_into(&mut event);
+        } else if let Some(data) = line.strip_prefix("data: ") {
+            if event == "failed" {
+                let problem = serde_json::from_str(data).unwrap_or(Value::Null);
+                return Err(Failure::Problem(problem));
+            }
+            match format {
+                // As it came, so that no number loses digits.
+                Format::Json => {
+                    let rest = data.strip_prefix('{').unwrap_or(data);
+                    output::line(&format!("{{\"event\":\"{event}\",{rest}"))?;
+                }
+                Format::Table => told(&event, data)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// An event for people: changes on standard output, the rest beside it.
+fn told(event: &str, data: &str) -> Result<(), Failure> {
+    let data: Value = serde_json::from_str(data).unwrap_or(Value::Null);
+    let key = output::plain(&data["key"]);
+    match event {
+        "begins" => eprintln!("watching from {}", output::plain(&data["after"])),
+        "dropped" => eprintln!(
+            "{} changes were missed, of keys from {} to {}: read them anew",
+            data["count"],
+            output::plain(&data["first"]),
+            output::plain(&data["last"])
+        ),
+        _ if data["type"].is_null() => output::line(&format!("{key} is gone"))?,
+        _ => output::line(&format!(
+            "{key} {} {}",
+            output::plain(&data["type"]),
+            data["value"]
+        ))?,
     }
     Ok(())
 }

@@ -23,4 +23,5 @@ mod redis_kills;
 mod resp;
 mod support;
 mod top;
+mod watch;
 mod wire;
