@@ -197,7 +197,7 @@ impl Watcher {
 }
 
 impl Watchers {
-    /// Adds a watcher. It begins once [`Watch::begin`] says from when on every change has been
+    /// Adds a watcher. It begins once [`Watch::beginning`] says from when on every change has been
     /// noted after this call.
     pub(crate) fn watch(self: &Arc<Self>, what: Watched, wake: Wake) -> Watch {
         let watcher = Arc::new(Watcher {
@@ -373,7 +373,10 @@ mod tests {
         }
         watch.beginning()(Time::from_micros(3), Time::from_micros(3));
         watchers.note(&key("ae"), Time::from_micros(2));
-        let state = watch.watcher.state.lock();
+        let mut state = watch.watcher.state.lock();
+        state.told = true;
+        assert!(!state.ready(Time::from_micros(3)), "it is not visible yet");
+        assert!(state.ready(Time::from_micros(4)));
         assert_eq!(state.queue, [(key("ad"), Time::from_micros(4))]);
         assert_eq!(state.bytes, key("ad").as_bytes().len());
     }

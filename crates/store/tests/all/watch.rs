@@ -95,6 +95,7 @@ fn every_change_is_told_once_and_in_order() {
                     let Event::Change(change) = event else {
                         panic!("{event:?}")
                     };
+                    assert!(change.time <= change.read_at, "told before it is visible");
                     told.push((change.time, change.key.name_lossy().into_owned()));
                 }
             }
