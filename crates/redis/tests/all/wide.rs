@@ -6,6 +6,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use bytes::Bytes;
 use tidemill_lattice::{Cell, Key};
 use tidemill_redis::Options;
+use tidemill_store::backup::{Summary, WriteError};
+use tidemill_store::watch::{Wake, Watch, Watched};
 use tidemill_store::{Commit, Done, Error, MessageId, Page, Snapshot, Stats, Store, Update};
 
 use crate::support::{Served, encode};
@@ -41,6 +43,14 @@ impl Store for Gate {
             drop(waited.expect("not poisoned"));
         }
         self.store.read_at(key, at)
+    }
+
+    fn watch(&self, what: Watched, wake: Wake) -> Watch {
+        self.store.watch(what, wake)
+    }
+
+    fn backup(&self, out: &mut dyn std::io::Write) -> Result<Summary, WriteError> {
+        self.store.backup(out)
     }
 
     fn newest(&self, key: &Key) -> Result<Option<Arc<Cell>>, Error> {
