@@ -8,11 +8,16 @@ use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidemill_store::{Driver, Shard, Sleeper, Turn};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Notify;
+use tokio::time::timeout;
+
+/// How long a shard sleeps when nobody asks for anything.
+const TICK: Duration = Duration::from_millis(500);
 
 thread_local! {
     /// The shard that this thread drives.
@@ -71,7 +76,8 @@ impl Driver for Threads {
             loop {
                 match with(Shard::turn) {
                     Some(Turn::Busy) => tokio::task::yield_now().await,
-                    Some(Turn::Idle) => posted.notified().await,
+                    // Meters show what was done, also when nothing more is.
+                    Some(Turn::Idle) => drop(timeout(TICK, posted.notified()).await),
                     Some(Turn::Stopped) | None => return,
                 }
             }

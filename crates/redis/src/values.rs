@@ -14,6 +14,9 @@ use crate::fault::Fault;
 /// slice would keep the whole buffer from being freed.
 const COPIED_MAX_BYTES: usize = 64 * 1024;
 
+/// From this size on an answer shares the stored bytes.
+const SHARED_MIN_BYTES: usize = 512;
+
 /// Bytes that came from a connection, fit to be kept.
 pub(crate) fn kept(bytes: &Bytes) -> Bytes {
     if bytes.len() <= COPIED_MAX_BYTES {
@@ -57,12 +60,22 @@ pub(crate) fn type_name(value: &Value) -> &'static str {
 /// A value as a Redis string; `None` where it is none.
 pub(crate) fn string(value: &Value) -> Option<Bytes> {
     match value {
-        Value::Register(register) => Some(register.get().body.clone()),
+        Value::Register(register) => Some(shown(&register.get().body)),
         Value::Counter(counter) => Some(counter.value().to_string().into()),
         Value::Max(max) => Some(ordinal(max.get())),
         Value::Min(min) => Some(ordinal(min.get())),
         Value::Flag(_) => Some(Bytes::from_static(b"1")),
         Value::Map(_) | Value::Set(_) | Value::Log(_) | Value::Multi(_) | Value::Top(_) => None,
+    }
+}
+
+/// A stored value for an answer. A small one is copied: sharing it would touch the count of its
+/// holders, which mostly lies in no cache, and make room for one where there was none.
+fn shown(body: &Bytes) -> Bytes {
+    if body.len() <= SHARED_MIN_BYTES {
+        Bytes::copy_from_slice(body)
+    } else {
+        body.clone()
     }
 }
 

@@ -216,8 +216,7 @@ impl Shard {
     fn show(&mut self) {
         let view = self.owner.view();
         self.recorder.holds(view.keys(), view.bytes(), view.dirty());
-        self.owner.show_dirty();
-        self.recorder.tick(self.now_us);
+        self.recorder.tick(self.inner.clock.now_micros());
     }
 
     fn begin(&mut self) {
@@ -252,11 +251,6 @@ impl Shard {
         self.begin();
         let time = self.inner.frontier.draw(self.index, 1, self.now_us);
         self.from.get_or_insert(time);
-        let mut is_here = self.owner.has(key);
-        if !is_here && let Some(stored) = self.inner.engine.load(key)? {
-            self.owner.admit(key, Some(stored));
-            is_here = true;
-        }
         let (writer, mut sequence) = (self.writer, 0);
         let mut dots = || {
             sequence += 1;
@@ -270,8 +264,10 @@ impl Shard {
             seen: self.seen,
         };
         let (low_water, before) = (self.low_water, logging.entries.count());
-        let answer = if is_here {
-            let decided = self.owner.with(key, |held| {
+        let mut decide = Some(decide);
+        let mut attempt = |owner: &mut Owner, logging: &mut Logging<'_>| {
+            owner.with(key, |held| {
+                let decide = decide.take().ok_or(Error::Closed)?;
                 let (delta, answer) = decide(held.newest(), time.prev(), &mut dots);
                 let Some(delta) = delta.filter(|delta| !delta.is_bottom()) else {
                     return Ok(answer);
@@ -279,19 +275,30 @@ impl Shard {
                 logging.write(key, &delta)?;
                 held.push(key, delta, time, logging.seen, low_water);
                 Ok(answer)
-            });
-            decided.unwrap_or(Err(Error::Closed))?
-        } else {
-            let (delta, answer) = decide(None, time.prev(), &mut dots);
-            if let Some(delta) = delta.filter(|delta| !delta.is_bottom()) {
-                logging.write(key, &delta)?;
-                let seen = logging.seen;
-                self.owner.admit(key, None);
-                self.owner.with(key, |held| {
-                    held.push(key, delta, time, seen, low_water);
-                });
-            }
-            answer
+            })
+        };
+        let answer = match attempt(&mut self.owner, &mut logging) {
+            Some(answer) => answer?,
+            None => match self.inner.engine.load(key)? {
+                Some(stored) => {
+                    self.owner.admit(key, Some(stored));
+                    attempt(&mut self.owner, &mut logging).unwrap_or(Err(Error::Closed))?
+                }
+                // Nothing is kept of a key that is looked at and not written.
+                None => {
+                    let decide = decide.take().ok_or(Error::Closed)?;
+                    let (delta, answer) = decide(None, time.prev(), &mut dots);
+                    if let Some(delta) = delta.filter(|delta| !delta.is_bottom()) {
+                        logging.write(key, &delta)?;
+                        let seen = logging.seen;
+                        self.owner.admit(key, None);
+                        self.owner.with(key, |held| {
+                            held.push(key, delta, time, seen, low_water);
+                        });
+                    }
+                    answer
+                }
+            },
         };
         let is_written = self.entries.count() > before;
         if is_written {

@@ -146,7 +146,7 @@ impl View {
         self.conflicts.load(Ordering::Relaxed)
     }
 
-    /// Keys whose newest value the durable tier does not have, as of the owner's last turn.
+    /// Keys whose newest value the durable tier does not have.
     pub(crate) fn dirty(&self) -> u64 {
         self.dirty.load(Ordering::Relaxed)
     }
@@ -270,6 +270,7 @@ impl Owner {
         let versions = &mut *held.versions;
         if !versions.queued && versions.chain.delta_count() > 0 {
             versions.queued = true;
+            self.view.dirty.fetch_add(1, Ordering::Relaxed);
             self.dirty.push(key.clone());
         }
         Some(outcome)
@@ -287,18 +288,13 @@ impl Owner {
         let expired = chain.delta_count() == 0 && chain.base().is_empty_at(target);
         let fresh = expired && !versions.queued;
         versions.queued |= fresh;
+        self.view.dirty.fetch_add(fresh.into(), Ordering::Relaxed);
         fresh
     }
 
     /// Takes the list of keys with unstored changes.
     pub(crate) fn take_dirty(&mut self) -> Vec<Key> {
         std::mem::take(&mut self.dirty)
-    }
-
-    /// Tells everybody how many keys have unstored changes.
-    pub(crate) fn show_dirty(&self) {
-        let count = self.dirty.len() as u64;
-        self.view.dirty.store(count, Ordering::Relaxed);
     }
 
     /// Folds a key through `target` and tells what the durable tier needs.
@@ -345,10 +341,16 @@ impl Owner {
             versions.stored = through;
             self.view.unstored.write().remove(key.as_bytes());
         }
+        let was_queued = versions.queued;
         versions.queued = versions.chain.delta_count() > 0 || versions.chain.is_forgotten();
         if versions.queued {
             self.dirty.push(key.clone());
         }
+        match (was_queued, versions.queued) {
+            (true, false) => self.view.dirty.fetch_sub(1, Ordering::Relaxed),
+            (false, true) => self.view.dirty.fetch_add(1, Ordering::Relaxed),
+            _ => 0,
+        };
     }
 
     /// Removes a key of which nothing is left, after the durable tier has forgotten it too.
@@ -362,12 +364,19 @@ impl Owner {
         versions.stored = None;
         if versions.chain.is_forgotten() {
             let weight = versions.weight;
+            let was_queued = versions.queued;
             drop(versions);
             self.view.remove(key, weight);
             self.view.unstored.write().remove(key.as_bytes());
+            self.view
+                .dirty
+                .fetch_sub(was_queued.into(), Ordering::Relaxed);
         } else {
-            versions.queued = true;
+            let is_fresh = !std::mem::replace(&mut versions.queued, true);
             drop(versions);
+            self.view
+                .dirty
+                .fetch_add(is_fresh.into(), Ordering::Relaxed);
             self.dirty.push(key.clone());
         }
     }

@@ -30,6 +30,10 @@ fn reads_are_told_apart_by_tier() {
     drop(store);
     let store = open(directory.path());
     assert_eq!(get(&store, "a").as_deref(), Some("x"));
+    // What a reader had to load is kept by its shard, which is another thread.
+    while store.observe().tiers.memory_keys == 0 {
+        std::thread::yield_now();
+    }
     assert_eq!(get(&store, "a").as_deref(), Some("x"));
     let tiers = store.observe().tiers;
     assert_eq!((tiers.memory_keys, tiers.memory_hits), (1, 1));
