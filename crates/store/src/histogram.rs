@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// 2 to this power is the number of buckets in each power of two.
 const FINE_BITS: u32 = 4;
 const FINE: usize = 1 << FINE_BITS;
-/// Values above 2 to this power share the last bucket: 19 hours in microseconds.
+/// Values above 2 to this power are in the last bucket with those just below: 19 hours in
+/// microseconds.
 const VALUE_BITS: u32 = 36;
 const BUCKETS: usize = FINE * (VALUE_BITS - FINE_BITS + 1) as usize;
 

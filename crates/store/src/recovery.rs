@@ -147,7 +147,7 @@ impl Recovered {
             if !owner.has(&key) {
                 owner.admit(&key, engine.load(&key)?);
             }
-            owner.with(&key, |held| {
+            owner.with(&key, false, |held| {
                 // Nothing is folded yet: entries to come may have seen less than this one.
                 held.push(&key, delta, time, entry.snapshot, Time::ZERO);
             });

@@ -266,7 +266,7 @@ impl Shard {
         let (low_water, before) = (self.low_water, logging.entries.count());
         let mut decide = Some(decide);
         let mut attempt = |owner: &mut Owner, logging: &mut Logging<'_>| {
-            owner.with(key, |held| {
+            owner.with(key, true, |held| {
                 let decide = decide.take().ok_or(Error::Closed)?;
                 let (delta, answer) = decide(held.newest(), time.prev(), &mut dots);
                 let Some(delta) = delta.filter(|delta| !delta.is_bottom()) else {
@@ -292,7 +292,7 @@ impl Shard {
                         logging.write(key, &delta)?;
                         let seen = logging.seen;
                         self.owner.admit(key, None);
-                        self.owner.with(key, |held| {
+                        self.owner.with(key, false, |held| {
                             held.push(key, delta, time, seen, low_water);
                         });
                     }
@@ -449,7 +449,8 @@ impl Shard {
             loaded,
         } = slice;
         self.begin();
-        if !self.owner.has(&key) {
+        let was_here = self.owner.has(&key);
+        if !was_here {
             let stored = match loaded {
                 Some(loaded) if self.owner.is_current(loaded.ticket) => loaded.stored,
                 _ => self.inner.engine.load(&key)?,
@@ -457,7 +458,7 @@ impl Shard {
             self.owner.admit(&key, stored);
         }
         let low_water = self.low_water;
-        self.owner.with(&key, |held| {
+        self.owner.with(&key, was_here, |held| {
             held.push(&key, delta, time, snapshot, low_water);
         });
         self.recorder.wrote(&key);

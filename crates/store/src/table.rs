@@ -24,6 +24,8 @@ use crate::meter::ShardMeter;
 /// large key, since folding touches all of it: one for so many bytes.
 const FOLD_DELTAS: usize = 16;
 const FOLD_BYTES: usize = 2048;
+/// Of the keys in memory, one in so many may be young once memory is full.
+const YOUNG_PART: usize = 10;
 /// Keys that one round of eviction looks at.
 const EVICT_LOOKS: usize = 256;
 
@@ -178,8 +180,10 @@ pub(crate) struct Owner {
     view: Arc<View>,
     /// Keys with changes that the durable tier does not have.
     dirty: Vec<Key>,
-    /// The keys in memory in the order in which eviction looks at them.
-    ring: VecDeque<Key>,
+    /// The keys that came to memory and were not found used again yet, the oldest first.
+    young: VecDeque<Key>,
+    /// Those that were, in the order in which eviction looks at them.
+    proven: VecDeque<Key>,
 }
 
 /// A key's versions in the owner's hands.
@@ -194,7 +198,8 @@ impl Owner {
         Owner {
             view,
             dirty: Vec::new(),
-            ring: VecDeque::new(),
+            young: VecDeque::new(),
+            proven: VecDeque::new(),
         }
     }
 
@@ -242,7 +247,7 @@ impl Owner {
             used: AtomicBool::new(false),
         };
         self.view.slots.pin().insert(key.clone(), slot);
-        self.ring.push_back(key.clone());
+        self.young.push_back(key.clone());
         self.view.keys.fetch_add(1, Ordering::Relaxed);
         self.view.weigh(0, weight);
     }
@@ -253,15 +258,18 @@ impl Owner {
     }
 
     /// Shows `change` a key's versions, if the key is here. If it adds a delta, the key is noted
-    /// for the next checkpoint.
+    /// for the next checkpoint. For eviction the key is in use then, if it `was_here` before.
     pub(crate) fn with<T>(
         &mut self,
         key: &Key,
+        was_here: bool,
         change: impl FnOnce(&mut Held<'_>) -> T,
     ) -> Option<T> {
         let slots = self.view.slots.pin();
         let slot = slots.get(key)?;
-        slot.touch();
+        if was_here {
+            slot.touch();
+        }
         let mut held = Held {
             view: &self.view,
             versions: slot.versions.lock(),
@@ -381,36 +389,66 @@ impl Owner {
         }
     }
 
-    /// Second-chance eviction (Corbató 1968) of clean keys: what was not read again since its
-    /// last turn leaves. A key enters without that mark, so keys that are read once, as by a
-    /// scan, push out each other and not those in use. Answers how many left.
+    /// Evicts clean keys, some at a time, as S3-FIFO does (Yang et al. 2023): what is new and not
+    /// used again leaves soon, so that keys which are read once push out each other; what was
+    /// used again stays until it has not been for a whole round. Answers how many left.
     pub(crate) fn evict(&mut self, budget_bytes: u64) -> u64 {
         let mut evicted = 0;
-        for _ in 0..EVICT_LOOKS.min(self.ring.len()) {
+        for _ in 0..EVICT_LOOKS.min(self.young.len() + self.proven.len()) {
             if self.view.bytes() <= budget_bytes {
                 break;
             }
-            let Some(key) = self.ring.pop_front() else {
-                break;
-            };
-            let slots = self.view.slots.pin();
-            let Some(slot) = slots.get(&key) else {
-                continue;
-            };
-            let versions = slot.versions.lock();
-            let is_clean = !versions.queued
-                && versions.chain.delta_count() == 0
-                && versions.stored == Some(versions.chain.base_through());
-            let weight = versions.weight;
-            drop(versions);
-            if is_clean && !slot.used.swap(false, Ordering::Relaxed) {
-                self.view.remove(&key, weight);
-                evicted += 1;
+            let all = self.young.len() + self.proven.len();
+            let is_young = self.young.len() * YOUNG_PART > all || self.proven.is_empty();
+            let next = if is_young {
+                self.young.pop_front()
             } else {
-                self.ring.push_back(key);
+                self.proven.pop_front()
+            };
+            let Some(key) = next else { break };
+            match self.view.look_over(&key) {
+                Look::Gone => {}
+                Look::Used => self.proven.push_back(key),
+                Look::Dirty if is_young => self.young.push_back(key),
+                Look::Dirty => self.proven.push_back(key),
+                Look::Unused(weight) => {
+                    self.view.remove(&key, weight);
+                    evicted += 1;
+                }
             }
         }
         evicted
+    }
+}
+
+/// What eviction finds of a key.
+enum Look {
+    Gone,
+    /// Used since the last look.
+    Used,
+    /// Not used, and the durable tier does not have it.
+    Dirty,
+    Unused(usize),
+}
+
+impl View {
+    fn look_over(&self, key: &Key) -> Look {
+        let slots = self.slots.pin();
+        let Some(slot) = slots.get(key) else {
+            return Look::Gone;
+        };
+        if slot.used.swap(false, Ordering::Relaxed) {
+            return Look::Used;
+        }
+        let versions = slot.versions.lock();
+        let is_clean = !versions.queued
+            && versions.chain.delta_count() == 0
+            && versions.stored == Some(versions.chain.base_through());
+        if is_clean {
+            Look::Unused(versions.weight)
+        } else {
+            Look::Dirty
+        }
     }
 }
 

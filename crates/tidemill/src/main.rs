@@ -23,10 +23,6 @@ use cli::{Cli, Command};
 use failure::Failure;
 use std::process::ExitCode;
 
-/// Most of what a write takes is small blocks, which are freed on the thread that took them.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(&cli) {

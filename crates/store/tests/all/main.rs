@@ -16,5 +16,6 @@ mod observed;
 mod recovery;
 mod snapshots;
 mod support;
+mod tiers;
 mod updates;
 mod watch;
