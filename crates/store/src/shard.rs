@@ -452,7 +452,7 @@ impl Shard {
         let was_here = self.owner.has(&key);
         if !was_here {
             let stored = match loaded {
-                Some(loaded) if self.owner.is_current(loaded.ticket) => loaded.stored,
+                Some(loaded) if self.owner.is_current(&key, loaded.ticket) => loaded.stored,
                 _ => self.inner.engine.load(&key)?,
             };
             self.owner.admit(&key, stored);

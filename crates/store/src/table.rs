@@ -10,11 +10,12 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use foldhash::fast::RandomState;
 use parking_lot::{Mutex, RwLock};
 use tidemill_lattice::{Cell, Key, Time};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::chain::Chain;
 use crate::engine::Stored;
@@ -24,6 +25,12 @@ use crate::meter::ShardMeter;
 /// large key, since folding touches all of it: one for so many bytes.
 const FOLD_DELTAS: usize = 16;
 const FOLD_BYTES: usize = 2048;
+/// Uses that are counted: a key in use outlasts so many rounds of eviction.
+const USED_MAX: u8 = 3;
+/// Uses that prove a key: one may be by chance, as in a scan.
+const PROVEN: u8 = 2;
+/// Places in which an owner remembers when a key was last removed.
+const REMOVED_PLACES: usize = 4096;
 /// Of the keys in memory, one in so many may be young once memory is full.
 const YOUNG_PART: usize = 10;
 /// Keys that one round of eviction looks at.
@@ -47,8 +54,8 @@ pub(crate) struct View {
 
 struct Slot {
     versions: Mutex<Versions>,
-    /// Read or written since eviction last came by.
-    used: AtomicBool,
+    /// How often it was read or written since eviction last came by, up to [`USED_MAX`].
+    used: AtomicU8,
 }
 
 struct Versions {
@@ -168,9 +175,11 @@ impl View {
 
 impl Slot {
     fn touch(&self) {
-        // Most reads of a hot key find it set: then its line is not written.
-        if !self.used.load(Ordering::Relaxed) {
-            self.used.store(true, Ordering::Relaxed);
+        let used = self.used.load(Ordering::Relaxed);
+        // Most reads of a hot key find it full: then its line is not written. Of two at once one
+        // may go uncounted.
+        if used < USED_MAX {
+            self.used.store(used + 1, Ordering::Relaxed);
         }
     }
 }
@@ -184,6 +193,9 @@ pub(crate) struct Owner {
     young: VecDeque<Key>,
     /// Those that were, in the order in which eviction looks at them.
     proven: VecDeque<Key>,
+    /// The number of the last removal of a key, by the key's hash. A key that shares its place is
+    /// loaded once more than it had to be.
+    removed: Box<[u64]>,
 }
 
 /// A key's versions in the owner's hands.
@@ -200,6 +212,7 @@ impl Owner {
             dirty: Vec::new(),
             young: VecDeque::new(),
             proven: VecDeque::new(),
+            removed: vec![0; REMOVED_PLACES].into_boxed_slice(),
         }
     }
 
@@ -207,16 +220,25 @@ impl Owner {
         &self.view
     }
 
-    /// Whether a key that was loaded after `ticket` was given may still be added.
-    pub(crate) fn is_current(&self, ticket: Ticket) -> bool {
-        self.view.removals.load(Ordering::Relaxed) == ticket.0
+    /// Whether a key that was loaded after `ticket` was given may still be added: it has not
+    /// been here and gone meanwhile.
+    pub(crate) fn is_current(&self, key: &Key, ticket: Ticket) -> bool {
+        self.removed[place_of(key)] <= ticket.0
     }
 
     /// Adds a key that a reader loaded, unless it is here by now or may have been and gone.
     pub(crate) fn offer(&mut self, key: &Key, cell: Arc<Cell>, through: Time, ticket: Ticket) {
-        if self.is_current(ticket) && !self.view.slots.pin().contains_key(key) {
+        if let Some(slot) = self.view.slots.pin().get(key) {
+            return slot.touch();
+        }
+        if self.is_current(key, ticket) {
             self.add(key, Some((cell, through)));
         }
+    }
+
+    fn remove(&mut self, key: &Key, weight: usize) {
+        let number = self.view.remove(key, weight);
+        self.removed[place_of(key)] = number;
     }
 
     /// Adds a key that is not here.
@@ -244,7 +266,7 @@ impl Owner {
         let slot = Slot {
             versions: Mutex::new(versions),
             // What is read or written once need not stay.
-            used: AtomicBool::new(false),
+            used: AtomicU8::new(0),
         };
         self.view.slots.pin().insert(key.clone(), slot);
         self.young.push_back(key.clone());
@@ -374,7 +396,8 @@ impl Owner {
             let weight = versions.weight;
             let was_queued = versions.queued;
             drop(versions);
-            self.view.remove(key, weight);
+            drop(slots);
+            self.remove(key, weight);
             self.view.unstored.write().remove(key.as_bytes());
             self.view
                 .dirty
@@ -391,7 +414,7 @@ impl Owner {
 
     /// Evicts clean keys, some at a time, as S3-FIFO does (Yang et al. 2023): what is new and not
     /// used again leaves soon, so that keys which are read once push out each other; what was
-    /// used again stays until it has not been for a whole round. Answers how many left.
+    /// used again stays for as many rounds as it was used. Answers how many left.
     pub(crate) fn evict(&mut self, budget_bytes: u64) -> u64 {
         let mut evicted = 0;
         for _ in 0..EVICT_LOOKS.min(self.young.len() + self.proven.len()) {
@@ -406,13 +429,13 @@ impl Owner {
                 self.proven.pop_front()
             };
             let Some(key) = next else { break };
-            match self.view.look_over(&key) {
+            match self.view.look_over(&key, is_young) {
                 Look::Gone => {}
                 Look::Used => self.proven.push_back(key),
                 Look::Dirty if is_young => self.young.push_back(key),
                 Look::Dirty => self.proven.push_back(key),
                 Look::Unused(weight) => {
-                    self.view.remove(&key, weight);
+                    self.remove(&key, weight);
                     evicted += 1;
                 }
             }
@@ -424,7 +447,7 @@ impl Owner {
 /// What eviction finds of a key.
 enum Look {
     Gone,
-    /// Used since the last look.
+    /// In use.
     Used,
     /// Not used, and the durable tier does not have it.
     Dirty,
@@ -432,12 +455,17 @@ enum Look {
 }
 
 impl View {
-    fn look_over(&self, key: &Key) -> Look {
+    fn look_over(&self, key: &Key, is_young: bool) -> Look {
         let slots = self.slots.pin();
         let Some(slot) = slots.get(key) else {
             return Look::Gone;
         };
-        if slot.used.swap(false, Ordering::Relaxed) {
+        let used = slot.used.load(Ordering::Relaxed);
+        if is_young && used >= PROVEN {
+            return Look::Used;
+        }
+        if !is_young && used > 0 {
+            slot.used.store(used - 1, Ordering::Relaxed);
             return Look::Used;
         }
         let versions = slot.versions.lock();
@@ -453,11 +481,13 @@ impl View {
 }
 
 impl View {
-    fn remove(&self, key: &Key, weight: usize) {
-        self.removals.fetch_add(1, Ordering::Release);
+    /// Answers the number of the removal.
+    fn remove(&self, key: &Key, weight: usize) -> u64 {
+        let number = self.removals.fetch_add(1, Ordering::Release) + 1;
         self.slots.pin().remove(key);
         self.keys.fetch_sub(1, Ordering::Relaxed);
         self.weigh(weight, 0);
+        number
     }
 }
 
@@ -497,6 +527,12 @@ impl Held<'_> {
         versions.fold_at = fold_at(&versions.chain, weight);
         versions.weight = weight;
     }
+}
+
+/// Where an owner remembers a key's removal. Its shard follows from the high bits of the hash's
+/// low twelve, so others are taken here.
+fn place_of(key: &Key) -> usize {
+    (xxh3_64(key.as_bytes()) >> 32) as usize % REMOVED_PLACES
 }
 
 /// The table's entry, its place in the ring, and what it holds.
