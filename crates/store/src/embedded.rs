@@ -76,7 +76,7 @@ impl Options {
             shards: thread::available_parallelism().map_or(1, usize::from),
             driver: Arc::new(Sleeper),
             cache_bytes: 64 * MEBIBYTE,
-            checkpoint_bytes: 64 * MEBIBYTE,
+            checkpoint_bytes: 16 * MEBIBYTE,
             checkpoint_us: 10 * 1_000_000,
             reserve_bytes: 64 * MEBIBYTE,
             disk: Arc::new(SystemDisk),

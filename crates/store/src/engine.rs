@@ -24,7 +24,7 @@ use crate::{Disk, Durability, Error, MessageId, disk::Step, manifest, observed::
 /// Small, so that flushing one fits into the reserve of free space.
 const MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
 /// Journals that the engine keeps before it flushes the keyspaces that hold on to them.
-const JOURNAL_BYTES: u64 = 256 * 1024 * 1024;
+const JOURNAL_BYTES: u64 = 128 * 1024 * 1024;
 const FORMAT: u32 = 2;
 /// The number of the first group of a new log.
 pub(crate) const FIRST_GROUP: u64 = 1;
