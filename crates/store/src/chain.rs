@@ -195,6 +195,10 @@ impl Chain {
             };
             self.base = whole.unwrap_or_else(|| self.merge_into_base(count));
             self.deltas.drain(..count);
+            if self.deltas.is_empty() {
+                // Most keys rest: room for deltas would be a good part of a small one.
+                self.deltas = Vec::new();
+            }
         }
         self.newest = OnceLock::new();
         self.behind = None;
