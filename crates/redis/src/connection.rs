@@ -264,10 +264,19 @@ impl Connection {
                 Some(receiver)
             }
         });
-        match waiting.flatten() {
-            None => Ok(()),
-            Some(logged) => Ok(logged.await.unwrap_or(Err(Error::Closed))?),
+        if let Some(logged) = waiting.flatten() {
+            logged.await.unwrap_or(Err(Error::Closed))?;
         }
+        let (sender, receiver) = oneshot::channel();
+        threads::with(|shard| {
+            shard.when_stable(move || {
+                // A connection that has gone needs no answer.
+                let _ = sender.send(());
+            });
+        });
+        // Where the shard is gone nobody takes snapshots either.
+        let _ = receiver.await;
+        Ok(())
     }
 
     /// Waits for every answer that is still to come.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle, ThreadId};
 
@@ -97,6 +97,9 @@ pub(crate) struct Counters {
     pub(crate) read_only: AtomicBool,
 }
 
+/// What is called once a time is stable.
+type Then = Box<dyn FnOnce() + Send>;
+
 /// What readers, shards and the sequencer share. The lock is the last to go.
 pub(crate) struct Inner {
     pub(crate) options: Options,
@@ -112,6 +115,9 @@ pub(crate) struct Inner {
     pub(crate) space: Space,
     /// Bytes that shards have written and the log has not.
     pub(crate) backlog: AtomicU64,
+    /// Who waits for the frontier to pass a time, and how many.
+    unstable: Mutex<Vec<(Time, Then)>>,
+    unstable_count: AtomicUsize,
     pub(crate) counters: Counters,
     /// Why nothing is written any more; see `counters.read_only`.
     cause: Mutex<Option<String>>,
@@ -128,6 +134,45 @@ pub(crate) fn shard_of(key: &Key, count: usize) -> usize {
 impl Inner {
     pub(crate) fn shard_of(&self, key: &Key) -> usize {
         shard_of(key, self.views.len())
+    }
+
+    /// Calls `then`, on some thread, once every new snapshot has what was committed at `time`:
+    /// others may hold the frontier below it for a moment. Where writing has failed they may
+    /// hold it for ever, and `then` is called at once.
+    pub(crate) fn when_stable(&self, time: Time, then: impl FnOnce() + Send + 'static) {
+        if self.advance() >= time || self.failure().is_some() {
+            return then();
+        }
+        {
+            let mut unstable = self.unstable.lock();
+            unstable.push((time, Box::new(then)));
+            self.unstable_count.store(unstable.len(), Ordering::SeqCst);
+        }
+        // The frontier may have passed before anybody could see this one wait.
+        self.wake_stable();
+    }
+
+    /// Calls those whom the frontier has passed. After every release of a slot.
+    pub(crate) fn wake_stable(&self) {
+        if self.unstable_count.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let stable = if self.failure().is_some() {
+            Time::MAX
+        } else {
+            self.advance()
+        };
+        let passed: Vec<_> = {
+            let mut unstable = self.unstable.lock();
+            let passed = unstable
+                .extract_if(.., |(time, _)| *time <= stable)
+                .collect();
+            self.unstable_count.store(unstable.len(), Ordering::SeqCst);
+            passed
+        };
+        for (_, then) in passed {
+            then();
+        }
     }
 
     /// Moves snapshots up to the newest complete state.
@@ -222,6 +267,7 @@ impl Inner {
         tracing::error!(%error, "the store is read-only from now on");
         self.cause.lock().get_or_insert_with(|| error.to_string());
         self.counters.read_only.store(true, Ordering::Relaxed);
+        self.wake_stable();
     }
 }
 
@@ -289,6 +335,8 @@ impl Embedded {
             wake: Condvar::new(),
             space,
             backlog: AtomicU64::new(0),
+            unstable: Mutex::default(),
+            unstable_count: AtomicUsize::new(0),
             counters,
             cause: Mutex::default(),
             watchers: Arc::default(),

@@ -294,6 +294,7 @@ impl Sequencer {
 
     fn release(&self) {
         self.inner.frontier.release(self.slot(), None);
+        self.inner.wake_stable();
     }
 
     /// Whether a commit can be written; its keys are read where they are not in memory, since
@@ -388,13 +389,19 @@ impl Sequencer {
             return;
         }
         self.show(&mut applied);
-        let now_us = self.inner.clock.now_micros();
-        for each in applied {
-            let elapsed_us = now_us.saturating_sub(each.asked_us);
-            self.inner.views[each.shard].meter().answered(elapsed_us, 1);
-            let Applied { time, messages, .. } = each;
-            answer(each.done, Ok(Committed { time, messages }));
-        }
+        let Some(last) = applied.last().map(|each| each.time) else {
+            return;
+        };
+        let inner = Arc::clone(&self.inner);
+        self.inner.when_stable(last, move || {
+            let now_us = inner.clock.now_micros();
+            for each in applied {
+                let elapsed_us = now_us.saturating_sub(each.asked_us);
+                inner.views[each.shard].meter().answered(elapsed_us, 1);
+                let Applied { time, messages, .. } = each;
+                answer(each.done, Ok(Committed { time, messages }));
+            }
+        });
     }
 
     /// Deals a commit's deltas out to their shards.
@@ -461,6 +468,7 @@ impl Sequencer {
         let stable = self.inner.advance();
         drop(pending);
         self.inner.watchers.advanced(stable);
+        self.inner.wake_stable();
     }
 
     fn tell(&self, shard: usize, ticket: u64, outcome: Result<(), Error>) {

@@ -111,6 +111,8 @@ pub struct Shard {
     entries: Entries,
     /// The first time drawn in this turn.
     from: Option<Time>,
+    /// The last time drawn at all.
+    last: Time,
     now_us: u64,
     /// As of the turn's beginning: everything at or below is applied, and may be folded.
     seen: Time,
@@ -139,6 +141,7 @@ impl Shard {
             writer,
             entries: Entries::default(),
             from: None,
+            last: Time::ZERO,
             now_us,
             seen: Time::ZERO,
             low_water: Time::ZERO,
@@ -251,6 +254,7 @@ impl Shard {
         self.begin();
         let time = self.inner.frontier.draw(self.index, 1, self.now_us);
         self.from.get_or_insert(time);
+        self.last = time;
         let (writer, mut sequence) = (self.writer, 0);
         let mut dots = || {
             sequence += 1;
@@ -353,6 +357,12 @@ impl Shard {
         }
     }
 
+    /// Calls `then`, on some thread, once every new snapshot has what this shard has flushed and
+    /// the log has.
+    pub fn when_stable(&self, then: impl FnOnce() + Send + 'static) {
+        self.inner.when_stable(self.last, then);
+    }
+
     /// Gives the log the turn's entries so far. Answers the ticket, if there were any.
     fn hand_over(&mut self, waits: bool) -> Option<u64> {
         if self.entries.is_empty() {
@@ -373,6 +383,7 @@ impl Shard {
         if self.inner.watchers.is_any() {
             self.inner.watchers.advanced(self.inner.advance());
         }
+        self.inner.wake_stable();
     }
 
     fn answer_update(&mut self, update: Update, done: Done) {
@@ -419,19 +430,20 @@ impl Shard {
         }
         let told = self.flush();
         let answers = std::mem::take(&mut self.answers);
-        let (clock, meter) = (
-            Arc::clone(&self.inner.clock),
+        let (inner, meter) = (
+            Arc::clone(&self.inner),
             Arc::clone(self.owner.view().meter()),
         );
         let tell = move |logged: Result<(), Error>| {
-            let now_us = if answers.is_empty() {
-                0
-            } else {
-                clock.now_micros()
-            };
-            for each in answers {
-                each.tell(&logged, &meter, now_us);
-            }
+            let times = answers.iter().map(|each: &Answer| each.committed.time);
+            let Some(last) = times.max() else { return };
+            let clock = Arc::clone(&inner.clock);
+            inner.when_stable(last, move || {
+                let now_us = clock.now_micros();
+                for each in answers {
+                    each.tell(&logged, &meter, now_us);
+                }
+            });
         };
         match told {
             Told::Now => tell(Ok(())),
