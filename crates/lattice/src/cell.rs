@@ -106,6 +106,27 @@ impl Cell {
         }
     }
 
+    /// A delete of whatever the key holds below its dot, whether that is known or not.
+    pub fn tombstone(dot: Dot) -> Cell {
+        Cell::from_parts(dot, Vec::new(), SmallVec::new())
+    }
+
+    /// When what the key held was last deleted; zero for never, or for long ago.
+    pub fn deleted_at(&self) -> Time {
+        self.deleted.time
+    }
+
+    /// Joins what one writer has added at one time, for a delta that is still its writer's own:
+    /// dots of one delta travel together, so one of them can stand for all.
+    pub fn gather(&mut self) {
+        for life in &mut self.lives {
+            if let Value::Counter(counter) = &mut life.value {
+                counter.gather();
+            }
+        }
+        self.joined = Joined::default();
+    }
+
     /// Joins another cell: associative, commutative, idempotent.
     pub fn merge(&mut self, other: &Cell) {
         if other.is_bottom() {

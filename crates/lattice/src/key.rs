@@ -8,18 +8,27 @@ use std::{
     sync::Arc,
 };
 
-use smallvec::SmallVec;
-
 const SPACE_MAX_BYTES: usize = 128;
 const NAME_MAX_BYTES: usize = 2048;
 
+/// The longest key that is held in place. With it a key takes 48 bytes.
+const SHORT_MAX_BYTES: usize = 46;
+
 /// A key: `tenant/app/name`. Held as one string of bytes, `tenant 0 app 0 name`, so that byte
 /// order is the order of (tenant, app, name) and a prefix of a name is a prefix of the bytes.
+///
+/// Most keys are short, and there are many: a short one is held in place, so that making,
+/// copying and comparing it touches no other memory.
 #[derive(Clone)]
-pub struct Key {
-    bytes: Arc<[u8]>,
-    tenant_end: u8,
-    app_end: u16,
+pub struct Key(Form);
+
+#[derive(Clone)]
+enum Form {
+    Short {
+        length: u8,
+        bytes: [u8; SHORT_MAX_BYTES],
+    },
+    Long(Arc<[u8]>),
 }
 
 /// Why a key was refused.
@@ -63,7 +72,7 @@ pub fn is_name(text: &str) -> bool {
 
 impl PartialEq for Key {
     fn eq(&self, other: &Key) -> bool {
-        self.bytes == other.bytes
+        self.as_bytes() == other.as_bytes()
     }
 }
 
@@ -77,19 +86,19 @@ impl PartialOrd for Key {
 
 impl Ord for Key {
     fn cmp(&self, other: &Key) -> Ordering {
-        self.bytes.cmp(&other.bytes)
+        self.as_bytes().cmp(other.as_bytes())
     }
 }
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.bytes.hash(state);
+        self.as_bytes().hash(state);
     }
 }
 
 impl Borrow<[u8]> for Key {
     fn borrow(&self) -> &[u8] {
-        &self.bytes
+        self.as_bytes()
     }
 }
 
@@ -97,8 +106,6 @@ impl Borrow<[u8]> for Key {
 #[derive(Clone, Debug)]
 pub struct Space {
     prefix: Vec<u8>,
-    tenant_end: u8,
-    app_end: u16,
 }
 
 impl Space {
@@ -113,12 +120,8 @@ impl Space {
         if !is_name(app) {
             return Err(KeyError::App(app.to_owned()));
         }
-        let (tenant_end, app_end) = (tenant.len(), tenant.len() + 1 + app.len());
         Ok(Space {
             prefix: Key::prefix(tenant, app, ""),
-            // Both fit: names have at most 128 bytes.
-            tenant_end: tenant_end as u8,
-            app_end: app_end as u16,
         })
     }
 
@@ -132,13 +135,7 @@ impl Space {
             1..=NAME_MAX_BYTES => {}
             length => return Err(KeyError::TooLong(length)),
         }
-        let mut bytes: SmallVec<[u8; 256]> = SmallVec::from_slice(&self.prefix);
-        bytes.extend_from_slice(name);
-        Ok(Key {
-            bytes: Arc::from(&bytes[..]),
-            tenant_end: self.tenant_end,
-            app_end: self.app_end,
-        })
+        Ok(Key::of(&self.prefix, name))
     }
 
     /// The encoded prefix of the app's keys whose names start with `name_prefix`.
@@ -148,6 +145,24 @@ impl Space {
 }
 
 impl Key {
+    /// A key of bytes that were checked.
+    fn of(prefix: &[u8], name: &[u8]) -> Key {
+        let length = prefix.len() + name.len();
+        let mut bytes = [0; SHORT_MAX_BYTES];
+        match bytes.get_mut(..length) {
+            Some(room) => {
+                let (front, back) = room.split_at_mut(prefix.len());
+                front.copy_from_slice(prefix);
+                back.copy_from_slice(name);
+                Key(Form::Short {
+                    length: length as u8,
+                    bytes,
+                })
+            }
+            None => Key(Form::Long([prefix, name].concat().into())),
+        }
+    }
+
     /// The key `name` of an app. `name` is any bytes, 1 to 2048 of them.
     ///
     /// # Errors
@@ -174,43 +189,69 @@ impl Key {
         let mut next = || parts.next().ok_or(KeyError::Encoding);
         let (tenant, app, name) = (next()?, next()?, next()?);
         let text = |part| std::str::from_utf8(part).map_err(|_| KeyError::Encoding);
-        Key::new(text(tenant)?, text(app)?, name)
+        let (tenant, app) = (text(tenant)?, text(app)?);
+        if !is_name(tenant) {
+            return Err(KeyError::Tenant(tenant.to_owned()));
+        }
+        if !is_name(app) {
+            return Err(KeyError::App(app.to_owned()));
+        }
+        match name.len() {
+            0 => Err(KeyError::Empty),
+            1..=NAME_MAX_BYTES => Ok(Key::of(bytes, &[])),
+            length => Err(KeyError::TooLong(length)),
+        }
     }
 
     /// The encoded, ordered form.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes
+        match &self.0 {
+            Form::Short { length, bytes } => {
+                bytes.get(..usize::from(*length)).unwrap_or_default()
+            }
+            Form::Long(bytes) => bytes,
+        }
+    }
+
+    /// Its size on the heap in bytes.
+    pub fn weight_bytes(&self) -> usize {
+        match &self.0 {
+            Form::Short { .. } => 0,
+            Form::Long(bytes) => bytes.len(),
+        }
+    }
+
+    /// Tenant, app and name.
+    fn parts(&self) -> (&[u8], &[u8], &[u8]) {
+        let mut parts = self.as_bytes().splitn(3, |&byte| byte == 0);
+        let mut next = || parts.next().unwrap_or_default();
+        (next(), next(), next())
     }
 
     /// The tenant.
     pub fn tenant(&self) -> &str {
-        self.text(0, usize::from(self.tenant_end))
+        text(self.parts().0)
     }
 
     /// The app.
     pub fn app(&self) -> &str {
-        self.text(usize::from(self.tenant_end) + 1, usize::from(self.app_end))
+        text(self.parts().1)
     }
 
     /// The name within the app.
     pub fn name(&self) -> &[u8] {
-        self.bytes
-            .get(usize::from(self.app_end) + 1..)
-            .unwrap_or_default()
+        self.parts().2
     }
 
     /// The name as text for people: bytes that are not UTF-8 become U+FFFD.
     pub fn name_lossy(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(self.name())
     }
+}
 
-    /// Tenant and app were checked to be ASCII.
-    fn text(&self, from: usize, to: usize) -> &str {
-        self.bytes
-            .get(from..to)
-            .and_then(|bytes| std::str::from_utf8(bytes).ok())
-            .unwrap_or_default()
-    }
+/// Tenant and app were checked to be ASCII.
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
 }
 
 impl fmt::Display for Key {
@@ -249,6 +290,20 @@ mod tests {
             (key.tenant(), key.app(), key.name()),
             (&*longest, &*longest, &b"x"[..])
         );
+    }
+
+    #[test]
+    fn short_and_long_keys_are_alike() {
+        assert_eq!(size_of::<Key>(), 48);
+        for length in 1..100 {
+            let name = "n".repeat(length);
+            let key = Key::new("t", "a", &name).unwrap();
+            assert_eq!(key.name(), name.as_bytes());
+            assert_eq!(key.weight_bytes() > 0, 4 + length > SHORT_MAX_BYTES);
+            assert_eq!(Key::from_bytes(key.as_bytes()), Ok(key.clone()));
+            let next = Key::new("t", "a", format!("{name}a")).unwrap();
+            assert!(key < next && key != next);
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ mod time;
 mod value;
 
 pub use cell::{Cell, Compacted};
-pub use codec::DecodeError;
+pub use codec::{DecodeError, Glance};
 pub use dot::{Dot, Writer};
 pub use json::JsonError;
 pub use key::{Key, KeyError, Space, is_name};

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use smallvec::SmallVec;
 
-use super::{FLAG_DELETED, FLAG_EXPIRIES, kind_tag, primitive::Reader};
+use super::{FLAG_DELETED, FLAG_EXPIRIES, TAG_OF_BEGINNING, kind_tag, primitive::Reader};
 use crate::{
     Cell, Counter, DecodeError, Dot, Flag, Kind, Log, Map, Max, Min, Multi, Payload, Register, Set,
     Time, Top, Value,
@@ -64,9 +64,10 @@ pub(super) fn body(input: &mut Reader, is_field: bool) -> Decoded<Cell> {
     let mut order = Rising(None);
     for _ in 0..input.count()? {
         let tag = input.u8()?;
+        let is_of_beginning = tag & TAG_OF_BEGINNING != 0;
         let kind = Kind::ALL
             .into_iter()
-            .find(|kind| kind_tag(*kind) == tag)
+            .find(|kind| kind_tag(*kind) == tag & !TAG_OF_BEGINNING)
             .ok_or(DecodeError::Malformed("an unknown type"))?;
         require(
             !is_field || kind.fits_field(),
@@ -75,10 +76,18 @@ pub(super) fn body(input: &mut Reader, is_field: bool) -> Decoded<Cell> {
         let created = input.dot()?;
         require(created > deleted, "a life from before the delete")?;
         order.next((created, kind))?;
-        lives.push(Life {
-            created,
-            value: value(input, kind)?,
-        });
+        let value = if is_of_beginning {
+            require(kind == Kind::Register, "a type without the short form")?;
+            let (dot, payload) = (created, input.payload()?);
+            Value::Register(Register { dot, payload })
+        } else {
+            value(input, kind)?
+        };
+        if let Value::Register(register) = &value {
+            let is_short = register.dot == created;
+            require(is_short == is_of_beginning, "a register in the long form")?;
+        }
+        lives.push(Life { created, value });
     }
     Ok(Cell::from_parts(deleted, expiries, lives))
 }

@@ -1,7 +1,7 @@
 //! Cells to bytes.
 
 use super::{
-    FLAG_DELETED, FLAG_EXPIRIES, kind_tag,
+    FLAG_DELETED, FLAG_EXPIRIES, TAG_OF_BEGINNING, kind_tag,
     primitive::{
         put_bytes, put_count, put_dot, put_ordinal, put_payload, put_signed, put_some_time,
         put_varint,
@@ -25,9 +25,19 @@ pub(super) fn body(cell: &Cell, out: &mut Vec<u8>) {
     }
     put_count(out, cell.lives.len());
     for life in &cell.lives {
-        out.push(kind_tag(life.value.kind()));
-        put_dot(out, life.created);
-        value(&life.value, out);
+        let tag = kind_tag(life.value.kind());
+        match &life.value {
+            Value::Register(register) if register.dot == life.created => {
+                out.push(tag | TAG_OF_BEGINNING);
+                put_dot(out, life.created);
+                put_payload(out, &register.payload);
+            }
+            other => {
+                out.push(tag);
+                put_dot(out, life.created);
+                value(other, out);
+            }
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The encoding of cells: version 1.
+//! The encoding of cells: version 2.
 //!
 //! One form for each cell: whatever decodes, encodes to the same bytes again, so states can be
 //! compared and hashed by their bytes. Numbers are LEB128 varints, signed ones zigzag; times are
@@ -6,9 +6,9 @@
 //! `tests/golden` fix the bytes.
 //!
 //! ```text
-//! cell    = 1 (the version) body
+//! cell    = 2 (the version) body
 //! body    = flags (1: deleted, 2: expiries) [dot] [n (dot, time?)*] n life*
-//! life    = kind dot value
+//! life    = kind dot value | (128 dot payload, a register not written again since)
 //! dot     = time writer sequence
 //! x?      = 0 | 1 x
 //! payload = 0 | 1 | 2 | (3 text)  bytes
@@ -16,16 +16,20 @@
 
 mod decode;
 mod encode;
+mod glance;
 mod primitive;
 
 use bytes::Bytes;
+pub use glance::Glance;
 
 use crate::{Cell, Kind};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 const FLAG_DELETED: u8 = 1;
 const FLAG_EXPIRIES: u8 = 2;
+/// Beside the tag of a register whose dot is the life's own.
+const TAG_OF_BEGINNING: u8 = 0x80;
 
 /// Why bytes are no cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,7 +58,15 @@ impl Cell {
     /// Reads what [`Cell::encode`] wrote. Payload bodies share `bytes`. Never panics, and
     /// allocates in proportion to the input whatever it says.
     pub fn decode(bytes: &Bytes) -> Result<Cell, DecodeError> {
-        let mut input = primitive::Reader::new(bytes);
+        Cell::read(primitive::Reader::new(bytes))
+    }
+
+    /// As [`Cell::decode`], with bodies copied out of `bytes`.
+    pub fn decode_copied(bytes: &[u8]) -> Result<Cell, DecodeError> {
+        Cell::read(primitive::Reader::copying(bytes))
+    }
+
+    fn read(mut input: primitive::Reader<'_>) -> Result<Cell, DecodeError> {
         match input.u8()? {
             VERSION => {}
             version => return Err(DecodeError::Version(version)),

@@ -77,13 +77,28 @@ pub(super) fn put_ordinal(out: &mut Vec<u8>, ordinal: &Ordinal) {
 
 /// Reads bytes from the front.
 pub(super) struct Reader<'a> {
-    bytes: &'a Bytes,
+    bytes: &'a [u8],
+    /// The same, where what is read may share them.
+    shared: Option<&'a Bytes>,
     at: usize,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(bytes: &'a Bytes) -> Reader<'a> {
-        Reader { bytes, at: 0 }
+        Reader {
+            bytes,
+            shared: Some(bytes),
+            at: 0,
+        }
+    }
+
+    /// Copies what it reads.
+    pub(super) fn copying(bytes: &'a [u8]) -> Reader<'a> {
+        Reader {
+            bytes,
+            shared: None,
+            at: 0,
+        }
     }
 
     pub(super) fn remaining(&self) -> usize {
@@ -144,16 +159,25 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn take(&mut self) -> Result<Bytes, DecodeError> {
+    pub(super) fn slice(&mut self) -> Result<&'a [u8], DecodeError> {
         let length = self.count()?;
-        let slice = self.bytes.slice(self.at..self.at + length);
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let slice = rest.get(..length).ok_or(DecodeError::Truncated)?;
         self.at += length;
         Ok(slice)
     }
 
+    fn take(&mut self) -> Result<Bytes, DecodeError> {
+        let slice = self.slice()?;
+        Ok(match self.shared {
+            Some(shared) => shared.slice_ref(slice),
+            None => Bytes::copy_from_slice(slice),
+        })
+    }
+
     pub(super) fn text(&mut self) -> Result<Arc<str>, DecodeError> {
-        let bytes = self.take()?;
-        let text = std::str::from_utf8(&bytes)
+        let bytes = self.slice()?;
+        let text = std::str::from_utf8(bytes)
             .map_err(|_| DecodeError::Malformed("a text is not UTF-8"))?;
         Ok(text.into())
     }

@@ -54,6 +54,21 @@ impl Counter {
         }
     }
 
+    /// Addends of one writer at one time become one, under the first of their dots, as far as
+    /// their sum fits.
+    pub(crate) fn gather(&mut self) {
+        self.addends.dedup_by(|(dot, addend), (first, sum)| {
+            let is_same = (dot.time, dot.writer) == (first.time, first.writer);
+            match sum.checked_add(*addend).filter(|_| is_same) {
+                Some(all) => {
+                    *sum = all;
+                    true
+                }
+                None => false,
+            }
+        });
+    }
+
     pub(crate) fn restamp(&mut self, map: &dyn Fn(Dot) -> Dot) {
         for (dot, _) in &mut self.addends {
             *dot = map(*dot);

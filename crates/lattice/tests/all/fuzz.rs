@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use tidemill_fuzz::measured;
-use tidemill_lattice::{Cell, ContentType, DecodeError, Key, Op, Time};
+use tidemill_lattice::{Cell, ContentType, DecodeError, Glance, Key, Op, Time, Value};
 
 use crate::world::{any_history, run, state_at};
 
@@ -38,6 +38,17 @@ fn check(bytes: &[u8]) {
     let mut twice = cell.clone();
     twice.merge(&cell);
     assert_eq!(twice, cell, "what decodes merges");
+    assert_eq!(Cell::decode_copied(bytes), Ok(cell.clone()));
+    match (Glance::at(bytes), cell.view(Time::ZERO)) {
+        (None, _) => {}
+        (Some(Glance::Register(body)), Some(Value::Register(held))) => {
+            assert_eq!(body, held.get().body);
+        }
+        (Some(Glance::Counter(sum)), Some(Value::Counter(held))) => {
+            assert_eq!(sum, held.value());
+        }
+        (glance, view) => panic!("{glance:?} of {view:?}"),
+    }
     let at = Time::from_u64(77);
     if let Some(view) = twice.view(at) {
         view.to_json(at);
@@ -60,7 +71,7 @@ proptest! {
     fn arbitrary_bytes_do_no_harm(mut bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         check(&bytes);
         // Most random bytes fail at the version; give them a chance.
-        bytes.splice(0..0, [1, 0]);
+        bytes.splice(0..0, [2, 0]);
         check(&bytes);
     }
 
@@ -148,7 +159,7 @@ fn a_count_that_lies_allocates_nothing() {
     // A set that claims 2^60 elements, and a payload that claims 2^60 bytes.
     let count = [0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10];
     let life = |kind: u8| {
-        let mut bytes = vec![1, 0, 1, kind];
+        let mut bytes = vec![2, 0, 1, kind];
         bytes.extend([9, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
         bytes
     };
@@ -161,8 +172,8 @@ fn a_count_that_lies_allocates_nothing() {
     register.extend(count);
     assert_eq!(Cell::decode(&register.into()), Err(DecodeError::Truncated));
     assert_eq!(
-        Cell::decode(&vec![2, 0, 0].into()),
-        Err(DecodeError::Version(2))
+        Cell::decode(&vec![3, 0, 0].into()),
+        Err(DecodeError::Version(3))
     );
 }
 
@@ -170,27 +181,32 @@ fn a_count_that_lies_allocates_nothing() {
 fn what_is_not_in_normal_form_is_refused() {
     const DOT: [u8; 10] = [9, 0, 0, 0, 0, 0, 0, 0, 1, 1];
     const TIME: [u8; 8] = [9, 0, 0, 0, 0, 0, 0, 0];
-    let cases: [(&[&[u8]], &str); 7] = [
+    let cases: [(&[&[u8]], &str); 9] = [
         (
-            &[&[1, 0, 0x80, 0]],
+            &[&[2, 0, 1, 0], &DOT, &DOT, &[0, 0]],
+            "a register in the long form",
+        ),
+        (&[&[2, 0, 1, 0x82], &DOT], "a type without the short form"),
+        (
+            &[&[2, 0, 0x80, 0]],
             "a number is longer than it needs to be",
         ),
-        (&[&[1, 4, 0]], "unknown flags"),
+        (&[&[2, 4, 0]], "unknown flags"),
         (
-            &[&[1, 1], &DOT, &[1, 5], &DOT],
+            &[&[2, 1], &DOT, &[1, 5], &DOT],
             "a life from before the delete",
         ),
-        (&[&[1, 0, 2, 5], &DOT, &[5], &DOT], "items are out of order"),
+        (&[&[2, 0, 2, 5], &DOT, &[5], &DOT], "items are out of order"),
         (
-            &[&[1, 0, 1, 6], &DOT, &[1], &TIME, &[1, 1, 0, 0, 1], &DOT],
+            &[&[2, 0, 1, 6], &DOT, &[1], &TIME, &[1, 1, 0, 0, 1], &DOT],
             "a dot below the line",
         ),
         (
-            &[&[1, 0, 1, 2], &DOT, &[1], &TIME, &[0, 1], &DOT, &[2]],
+            &[&[2, 0, 1, 2], &DOT, &[1], &TIME, &[0, 1], &DOT, &[2]],
             "an addend below the line",
         ),
         (
-            &[&[1, 0, 1, 7], &DOT, &[1, 1, b'f', 0, 1, 8], &DOT, &[0, 0]],
+            &[&[2, 0, 1, 7], &DOT, &[1, 1, b'f', 0, 1, 8], &DOT, &[0, 0]],
             "a field of a type that fields do not hold",
         ),
     ];

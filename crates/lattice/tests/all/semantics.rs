@@ -1,6 +1,8 @@
 //! What concurrent programs get: one small story for each promise.
 
-use tidemill_lattice::{Cell, Dot, Kind, Op, OpError, PAYLOAD_MAX_BYTES, Payload, Time, Value};
+use tidemill_lattice::{
+    Cell, Dot, Kind, Op, OpError, PAYLOAD_MAX_BYTES, Payload, Time, Value, Writer,
+};
 
 use crate::world::commit;
 
@@ -376,4 +378,37 @@ fn bodies_are_slices_of_what_was_decoded() {
     let range = bytes.as_ptr_range();
     assert!(range.contains(&register.get().body.as_ptr()));
     assert!(decoded.weight_bytes() >= 1000);
+}
+
+#[test]
+fn what_one_writer_adds_at_one_time_is_one_addend() {
+    let add = |amount, time, writer, sequence| {
+        let dot = Dot::new(Time::from_u64(time), Writer(writer), sequence);
+        Cell::delta(None, &Op::CounterAdd(amount), Time::ZERO, &mut || dot).unwrap()
+    };
+    let sum = |cell: &Cell| match cell.view(Time::MAX) {
+        Some(Value::Counter(counter)) => counter.value(),
+        other => panic!("{other:?}"),
+    };
+    let mut many = Cell::empty();
+    let mut size_bytes = Vec::new();
+    for sequence in 0..1000 {
+        let seen = (!many.is_bottom()).then(|| many.clone());
+        let dot = Dot::new(Time::from_u64(7), Writer(1), sequence);
+        let op = Op::CounterAdd(1);
+        let delta = Cell::delta(seen.as_ref(), &op, Time::ZERO, &mut || dot).unwrap();
+        many.merge(&delta);
+        many.gather();
+    }
+    many.encode(&mut size_bytes);
+    assert_eq!(sum(&many), 1000);
+    assert!(size_bytes.len() < 40, "{} bytes", size_bytes.len());
+    // Of others nothing is joined, and no sum runs over.
+    let mut apart = add(1, 7, 1, 0);
+    for other in [add(1, 7, 2, 0), add(1, 8, 1, 0), add(i64::MAX, 7, 1, 1)] {
+        apart.merge(&other);
+    }
+    let before = (sum(&apart), apart.clone());
+    apart.gather();
+    assert_eq!((sum(&apart), apart), before);
 }
