@@ -206,9 +206,7 @@ impl Key {
     /// The encoded, ordered form.
     pub fn as_bytes(&self) -> &[u8] {
         match &self.0 {
-            Form::Short { length, bytes } => {
-                bytes.get(..usize::from(*length)).unwrap_or_default()
-            }
+            Form::Short { length, bytes } => bytes.get(..usize::from(*length)).unwrap_or_default(),
             Form::Long(bytes) => bytes,
         }
     }

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use subtle::ConstantTimeEq;
-use tidemill_lattice::{Cell, Clock, Dot, Entropy, Key, KeyError, Space, Time, Value};
-use tidemill_store::{Commit, Committed, Durability, Snapshot, Store, Update};
+use tidemill_lattice::{Cell, Clock, Entropy, Glance, Key, KeyError, Space, Time, Value};
+use tidemill_store::{Commit, Committed, Durability, Look, Snapshot, Store, Update};
 use tokio::sync::oneshot;
 
 use crate::cursors::Cursors;
@@ -225,7 +225,7 @@ impl Door {
             let decide = if shard.owns(key) { decide.take() } else { None }?;
             let durability = self.options.durability;
             Some(shard.update(key, durability, |seen, at, dots| {
-                let (delta, outcome) = decided(decide, seen, at, dots);
+                let (delta, outcome) = decided(decide, Draft::lazy(seen, at, dots));
                 (delta, (outcome, at.next()))
             }))
         });
@@ -245,7 +245,7 @@ impl Door {
         let slot = Arc::new(Mutex::new(None));
         let result = Arc::clone(&slot);
         let decide = move |seen: Option<&Cell>, at: Time, dots: &mut dyn FnMut() -> _| {
-            let (delta, outcome) = decided(decide, seen, at, dots);
+            let (delta, outcome) = decided(decide, Draft::new(seen, at, dots));
             *slot.lock() = Some(outcome);
             delta
         };
@@ -297,13 +297,7 @@ impl Answer {
 }
 
 /// The delta that a decision came to, and what it answers.
-fn decided(
-    decide: Decide,
-    seen: Option<&Cell>,
-    at: Time,
-    dots: &mut dyn FnMut() -> Dot,
-) -> (Option<Cell>, Result<Answer, Fault>) {
-    let mut draft = Draft::new(seen, at, dots);
+fn decided(decide: Decide, mut draft: Draft<'_>) -> (Option<Cell>, Result<Answer, Fault>) {
     let outcome = decide(&mut draft);
     let delta = outcome.is_ok().then(|| draft.finish()).flatten();
     (delta, outcome)
@@ -361,12 +355,28 @@ impl Reader<'_> {
     ) -> Result<T, Fault> {
         let cell = self.cell(&self.door.key(name)?)?;
         let value = values::held(cell.as_deref(), self.at);
-        let counts = &self.door.counts;
-        count(if value.is_some() {
-            &counts.hits
-        } else {
-            &counts.misses
-        });
+        self.count(value.is_some());
         look(value)
+    }
+
+    /// A key as a Redis string; `None` where it holds nothing.
+    pub(crate) fn string(&self, name: &Bytes) -> Result<Option<Bytes>, Fault> {
+        let mut found = Ok(None);
+        let mut see = |look: Look<'_>| {
+            found = match look {
+                Look::Plain(Glance::Register(body)) => Ok(Some(Bytes::copy_from_slice(body))),
+                Look::Plain(Glance::Counter(sum)) => Ok(Some(sum.to_string().into())),
+                Look::Cell(cell) => values::string_of(values::held(cell, self.at)),
+            };
+        };
+        let store = &self.door.store;
+        store.look(&self.door.key(name)?, self.snapshot.as_ref(), &mut see)?;
+        self.count(!matches!(found, Ok(None)));
+        found
+    }
+
+    fn count(&self, is_hit: bool) {
+        let counts = &self.door.counts;
+        count(if is_hit { &counts.hits } else { &counts.misses });
     }
 }

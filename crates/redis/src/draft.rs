@@ -6,13 +6,14 @@
 use std::borrow::Cow;
 
 use tidemill_lattice::{Cell, Dot, Kind, Op, Time, Value};
+use tidemill_store::Seen;
 
 use crate::fault::Fault;
 use crate::values;
 
 /// Operations on one key.
 pub(crate) struct Draft<'a> {
-    base: Option<Cow<'a, Cell>>,
+    base: Base<'a>,
     at: Time,
     dots: &'a mut dyn FnMut() -> Dot,
     /// The dot drawn last.
@@ -22,16 +23,48 @@ pub(crate) struct Draft<'a> {
     is_fresh: bool,
 }
 
+/// What the key holds before, as far as it has been looked at.
+enum Base<'a> {
+    Nothing,
+    Seen(Seen<'a>),
+    Cell(Cow<'a, Cell>),
+}
+
+impl Base<'_> {
+    fn cell(&self) -> Option<&Cell> {
+        match self {
+            Base::Nothing => None,
+            Base::Seen(seen) => seen.cell(),
+            Base::Cell(cell) => Some(cell),
+        }
+    }
+}
+
 impl<'a> Draft<'a> {
     /// No operations yet, on what the key holds at a time.
     pub(crate) fn new(base: Option<&'a Cell>, at: Time, dots: &'a mut dyn FnMut() -> Dot) -> Self {
+        let base = base.map_or(Base::Nothing, |cell| Base::Cell(Cow::Borrowed(cell)));
+        Self::begin(base, at, dots)
+    }
+
+    /// The same, on what is looked at only when an operation has to.
+    pub(crate) fn lazy(seen: Seen<'a>, at: Time, dots: &'a mut dyn FnMut() -> Dot) -> Self {
+        let base = if seen.is_known() {
+            Base::Seen(seen)
+        } else {
+            Base::Nothing
+        };
+        Self::begin(base, at, dots)
+    }
+
+    fn begin(base: Base<'a>, at: Time, dots: &'a mut dyn FnMut() -> Dot) -> Self {
         Self {
-            base: base.map(Cow::Borrowed),
+            base,
             at,
             dots,
             last: Dot::ZERO,
             delta: Cell::empty(),
-            is_fresh: base.is_none_or(|cell| cell.is_empty_at(at)),
+            is_fresh: false,
         }
     }
 
@@ -42,7 +75,7 @@ impl<'a> Draft<'a> {
 
     /// What the key held before this write.
     pub(crate) fn held(&self) -> Option<&Value> {
-        values::held(self.base.as_deref(), self.at)
+        values::held(self.base.cell(), self.at)
     }
 
     /// What the key held, if it is a Redis string or nothing.
@@ -53,7 +86,7 @@ impl<'a> Draft<'a> {
     /// When the key expires, as it was before this write.
     pub(crate) fn expires(&self) -> Option<Time> {
         self.held()?;
-        self.base.as_deref()?.expires()
+        self.base.cell()?.expires()
     }
 
     /// The place of the last operation among those of this write.
@@ -64,10 +97,16 @@ impl<'a> Draft<'a> {
     /// Adds an operation. It sees the earlier ones of this write only where nothing else is left
     /// of the key; see [`Draft::settle`].
     pub(crate) fn apply(&mut self, op: &Op) -> Result<(), Fault> {
+        if !self.is_fresh {
+            self.is_fresh = match &self.base {
+                Base::Nothing => true,
+                base => base.cell().is_none_or(|cell| cell.is_empty_at(self.at)),
+            };
+        }
         let seen = if self.is_fresh {
             Some(&self.delta)
         } else {
-            self.base.as_deref()
+            self.base.cell()
         };
         let (dots, last) = (&mut *self.dots, &mut self.last);
         let mut draw = || {
@@ -82,15 +121,23 @@ impl<'a> Draft<'a> {
     /// Lets later operations see the earlier ones. Copies the key's value.
     pub(crate) fn settle(&mut self) {
         if !self.is_fresh {
-            let mut base = self.base.take().map(Cow::into_owned).unwrap_or_default();
+            let mut base = self.base.cell().cloned().unwrap_or_default();
             base.merge(&self.delta);
-            self.base = Some(Cow::Owned(base));
+            self.base = Base::Cell(Cow::Owned(base));
         }
     }
 
     /// Ends what the key holds; what follows is a new incarnation, of any type.
     pub(crate) fn replace(&mut self) -> Result<(), Fault> {
-        self.apply(&Op::Delete)?;
+        if let Base::Seen(_) = self.base
+            && !self.is_fresh
+        {
+            // Whatever it is: a delete of nothing changes nothing either.
+            self.last = (self.dots)();
+            self.delta.merge(&Cell::tombstone(self.last));
+        } else {
+            self.apply(&Op::Delete)?;
+        }
         self.is_fresh = true;
         Ok(())
     }
@@ -100,13 +147,10 @@ impl<'a> Draft<'a> {
         match self.held() {
             Some(value) if value.kind() == kind => Ok(()),
             Some(_) => Err(Fault::WrongType),
-            None => {
-                let base = self.base.as_deref();
-                match base.and_then(|cell| cell.kind(self.at)) {
-                    Some(other) if other != kind => self.replace(),
-                    _ => Ok(()),
-                }
-            }
+            None => match self.base.cell().and_then(|cell| cell.kind(self.at)) {
+                Some(other) if other != kind => self.replace(),
+                _ => Ok(()),
+            },
         }
     }
 

@@ -15,9 +15,7 @@ use crate::number::integer;
 use crate::values::{self, payload};
 
 pub(crate) fn get(reader: &Reader<'_>, words: &[Bytes]) -> Outcome {
-    reader.look(&words[1], |value| {
-        Ok(Reply::maybe(values::string_of(value)?))
-    })
+    Ok(Reply::maybe(reader.string(&words[1])?))
 }
 
 /// All at one snapshot. What is no string is nothing, as in Redis.
@@ -135,11 +133,10 @@ pub(crate) fn set(door: &Door, words: &[Bytes]) -> Result<Write, Fault> {
         } else {
             Reply::Null
         };
-        let is_present = draft.held().is_some();
         let writes = match options.condition {
             Condition::Always => true,
-            Condition::IfAbsent => !is_present,
-            Condition::IfPresent => is_present,
+            Condition::IfAbsent => draft.held().is_none(),
+            Condition::IfPresent => draft.held().is_some(),
         };
         if writes {
             overwrite(draft, &Op::RegisterSet(value), options.expiry)?;
@@ -154,7 +151,11 @@ pub(crate) fn set(door: &Door, words: &[Bytes]) -> Result<Write, Fault> {
 
 /// Begins a new incarnation with one operation.
 fn overwrite(draft: &mut Draft<'_>, op: &Op, expiry: Expiry) -> Result<(), Fault> {
-    let end = expiry.end(draft.at(), draft.expires());
+    let before = match expiry {
+        Expiry::Keep => draft.expires(),
+        Expiry::Never | Expiry::In(_) | Expiry::At(_) => None,
+    };
+    let end = expiry.end(draft.at(), before);
     draft.replace()?;
     if end.is_some_and(|end| end <= draft.at()) {
         return Ok(());
@@ -239,11 +240,7 @@ fn blind(op: &Op) -> Result<Cell, Fault> {
         sequence += 1;
         Dot::new(PROVISIONAL, Writer(0), sequence - 1)
     };
-    // A delete is a delta of what is there; a register of no writer stands for it.
-    let there = Cell::delta(None, op, Time::ZERO, &mut || {
-        Dot::new(Time::ZERO, Writer(0), 1)
-    })?;
-    let mut delta = Cell::delta(Some(&there), &Op::Delete, Time::ZERO, &mut dots)?;
+    let mut delta = Cell::tombstone(dots());
     let written = Cell::delta(None, op, Time::ZERO, &mut dots)?;
     delta.merge(&written);
     Ok(delta)

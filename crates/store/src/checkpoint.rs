@@ -15,10 +15,11 @@ use std::sync::mpsc::SyncSender;
 use tidemill_lattice::{Cell, Key, Time};
 
 use crate::engine::{Change, encode_stored};
+use crate::owner::Fold;
 use crate::recovery::Recovered;
 use crate::sequencer::Sequencer;
 use crate::shard::Shard;
-use crate::table::Fold;
+use crate::table::Place;
 use crate::{Error, MessageId};
 
 /// One step: so many keys, or so many bytes, or so many groups of the log.
@@ -51,7 +52,7 @@ pub(crate) struct Checkpoints {
 struct Run {
     target: Time,
     /// What is to be stored, by shard.
-    keys: Vec<Vec<Key>>,
+    keys: Vec<Vec<Place>>,
     forgotten: Vec<Key>,
     askers: Vec<Asker>,
 }
@@ -214,16 +215,16 @@ impl Sequencer {
             if !stored.cell.is_empty_at(target) {
                 continue;
             }
-            let (index, seen) = (inner.shard_of(&key), key.clone());
+            let index = inner.shard_of(&key);
             // A checkpoint is the only one who changes what is stored, so it is as read.
-            let is_queued = inner.call(index, move |shard| {
-                if !shard.owner.has(&seen) {
-                    shard.owner.admit(&seen, Some(stored));
+            let queued = inner.call(index, move |shard| {
+                if shard.owner.place(&key).is_none() {
+                    shard.owner.admit(key.clone(), Some(stored));
                 }
-                shard.owner.queue_expired(&seen, target)
+                shard.owner.queue_expired(&key, target)
             })?;
-            if is_queued && let Some(run) = &mut checkpoints.run {
-                run.keys[index].push(key);
+            if let (Some(place), Some(run)) = (queued, &mut checkpoints.run) {
+                run.keys[index].push(place);
             }
         }
         Ok(())
@@ -239,15 +240,14 @@ impl Sequencer {
             .call(shard, move |shard| fold_some(shard, some, target))?;
         keys.extend(rest);
         let (mut changes, mut seen) = (Vec::new(), Vec::new());
-        for (key, fold) in folded {
+        for (place, fold) in folded {
             match fold {
-                Fold::Clean => seen.push((key, None)),
-                Fold::Store(cell, through) => {
-                    let value = encode_stored(through, &cell);
-                    changes.push(Change::Put(key.clone(), value));
-                    seen.push((key, Some(through)));
+                Fold::Clean => seen.push((place, None)),
+                Fold::Store(key, value, through) => {
+                    changes.push(Change::Put(key, value));
+                    seen.push((place, Some(through)));
                 }
-                Fold::Forget { stored } => {
+                Fold::Forget { key, stored } => {
                     // Emptied now, removed with the mark: were it gone before, a replay would
                     // rebuild it from the later deltas alone.
                     if stored {
@@ -258,12 +258,14 @@ impl Sequencer {
                 }
             }
         }
+        // What was folded is seen before the log has it; the durable tier has it only after.
+        self.catch_up();
         let outcome = self.inner.engine.change(changes);
         self.checkpoints.run = Some(run);
         outcome?;
         self.inner.call(shard, move |shard| {
-            for (key, through) in &seen {
-                shard.owner.stored(key, *through);
+            for (place, through) in seen {
+                shard.owner.stored(place, through);
             }
         })
     }
@@ -326,18 +328,18 @@ impl Sequencer {
 }
 
 /// What a step learnt of its keys, and those it left for the next one.
-type Folded = (Vec<(Key, Fold)>, Vec<Key>);
+type Folded = (Vec<(Place, Fold)>, Vec<Place>);
 
 /// Folds keys, on their shard's thread, until there are enough bytes for one step.
-fn fold_some(shard: &mut Shard, mut keys: Vec<Key>, target: Time) -> Folded {
+fn fold_some(shard: &mut Shard, mut keys: Vec<Place>, target: Time) -> Folded {
     let (mut folded, mut bytes) = (Vec::new(), 0);
     while bytes < STEP_BYTES {
-        let Some(key) = keys.pop() else { break };
-        let fold = shard.owner.fold(&key, target);
-        if let Fold::Store(cell, _) = &fold {
-            bytes += key.as_bytes().len() + cell.weight_bytes();
+        let Some(place) = keys.pop() else { break };
+        let fold = shard.owner.fold(place, target);
+        if let Fold::Store(key, value, _) = &fold {
+            bytes += key.as_bytes().len() + value.len();
         }
-        folded.push((key, fold));
+        folded.push((place, fold));
     }
     (folded, keys)
 }

@@ -16,7 +16,7 @@ use parking_lot::{Condvar, Mutex};
 use tidemill_lattice::{Cell, Clock, Key, Time, Writer};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Sizes};
 use crate::fence::Fence;
 use crate::frontier::Frontier;
 use crate::latch::Latch;
@@ -31,8 +31,8 @@ use crate::table::{Found, View};
 use crate::verify::corrupt_fence;
 use crate::watch::{Wake, Watch, Watched, Watchers};
 use crate::{
-    Commit, Committed, Disk, Done, Error, MessageId, Observed, Page, Pins, Snapshot, Stats, Store,
-    SystemDisk, Update, backup, export, recovery, scan,
+    Commit, Committed, Disk, Done, Error, Look, MessageId, Observed, Page, Pins, Snapshot, Stats,
+    Store, SystemDisk, Update, backup, export, recovery, scan,
 };
 
 /// A key hashes to one of so many slots, by XXH3-64 of its encoded form; a shard owns a range
@@ -54,11 +54,12 @@ pub struct Options {
     pub driver: Arc<dyn Driver>,
     /// The engine's cache of blocks, in bytes.
     pub cache_bytes: u64,
-    /// A checkpoint begins after so many bytes of log.
+    /// A checkpoint begins after so many bytes of log, or fewer where the disk has little room.
     pub checkpoint_bytes: u64,
     /// A checkpoint begins after so many microseconds, if anything was logged.
     pub checkpoint_us: u64,
-    /// Commits are refused when less space than this would stay free on the disk.
+    /// Commits are refused when less space than this would stay free on the disk; or less than
+    /// 512 MiB where 8 GiB were free at the opening, since more is gathered there.
     pub reserve_bytes: u64,
     /// The disk below.
     pub disk: Arc<dyn Disk>,
@@ -76,7 +77,7 @@ impl Options {
             shards: thread::available_parallelism().map_or(1, usize::from),
             driver: Arc::new(Sleeper),
             cache_bytes: 64 * MEBIBYTE,
-            checkpoint_bytes: 16 * MEBIBYTE,
+            checkpoint_bytes: 32 * MEBIBYTE,
             checkpoint_us: 10 * 1_000_000,
             reserve_bytes: 64 * MEBIBYTE,
             disk: Arc::new(SystemDisk),
@@ -296,10 +297,19 @@ impl Embedded {
         let lock = DirectoryLock::take(&options.directory)?;
         let (mut fence, void) =
             Fence::open(&options.directory).map_err(|e| fence_error(&options, &e))?;
+        // Where that can not be known, little is assumed.
+        let free_bytes = options.disk.free_bytes(&options.directory).unwrap_or(0);
+        let sizes = Sizes::for_free(free_bytes);
+        let options = Options {
+            checkpoint_bytes: options.checkpoint_bytes.min(sizes.checkpoint_bytes),
+            reserve_bytes: options.reserve_bytes.max(sizes.reserve_bytes),
+            ..options
+        };
         let engine = Engine::open(
             &options.directory,
             Arc::clone(&options.disk),
             options.cache_bytes,
+            sizes,
         )?;
         let mut owners = recovery::owners(options.shards.clamp(1, SLOTS as usize));
         let recovered = recovery::recover(&engine, &mut owners, void)?;
@@ -500,6 +510,31 @@ impl Store for Embedded {
             return self.read_at(key, &self.snapshot());
         }
         self.inner.read(key, Time::MAX, true)
+    }
+
+    fn look(
+        &self,
+        key: &Key,
+        at: Option<&Snapshot>,
+        see: &mut dyn FnMut(Look<'_>),
+    ) -> Result<(), Error> {
+        let inner = &*self.inner;
+        if at.is_none() && inner.failure().is_some() {
+            return self.look(key, Some(&self.snapshot()), see);
+        }
+        let view = &inner.views[inner.shard_of(key)];
+        let time = at.map_or(Time::MAX, Snapshot::time);
+        let found = view.look(key, time, see);
+        if let Some(at) = at {
+            inner.pins.check(at.time())?;
+        }
+        if found.is_err() {
+            let cell = inner.read(key, time, true)?;
+            see(Look::Cell(cell.as_deref()));
+        } else {
+            view.meter().read(key);
+        }
+        Ok(())
     }
 
     fn scan(

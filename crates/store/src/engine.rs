@@ -21,13 +21,50 @@ use tidemill_lattice::{Cell, Key, Time};
 use crate::journal::{self, Finding};
 use crate::{Disk, Durability, Error, MessageId, disk::Step, manifest, observed::EngineStats};
 
-/// Small, so that flushing one fits into the reserve of free space.
-const MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
-/// Journals that the engine keeps before it flushes the keyspaces that hold on to them.
-const JOURNAL_BYTES: u64 = 128 * 1024 * 1024;
-const FORMAT: u32 = 2;
+/// With so much free space, sizes are chosen for speed.
+const ROOMY_BYTES: u64 = 8 * 1024 * 1024 * 1024;
+const FORMAT: u32 = 3;
 /// The number of the first group of a new log.
 pub(crate) const FIRST_GROUP: u64 = 1;
+
+/// How much is gathered before it is written out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    /// Write buffers of the log and of the rest.
+    log_buffer_bytes: u64,
+    buffer_bytes: u64,
+    /// Journals that the engine keeps before it flushes the keyspaces that hold on to them.
+    journal_bytes: u64,
+    /// A checkpoint begins after so many bytes of log, at the latest.
+    pub(crate) checkpoint_bytes: u64,
+    /// What has to stay free for all this to be written.
+    pub(crate) reserve_bytes: u64,
+}
+
+impl Sizes {
+    /// Where there is room, most of the log is trimmed while it lies in its buffer, and never
+    /// comes to a table. Where there is little, flushing a buffer has to fit into the reserve.
+    pub(crate) fn for_free(free_bytes: u64) -> Sizes {
+        const MEBIBYTE: u64 = 1024 * 1024;
+        if free_bytes >= ROOMY_BYTES {
+            Sizes {
+                log_buffer_bytes: 64 * MEBIBYTE,
+                buffer_bytes: 16 * MEBIBYTE,
+                journal_bytes: 256 * MEBIBYTE,
+                checkpoint_bytes: 32 * MEBIBYTE,
+                reserve_bytes: 512 * MEBIBYTE,
+            }
+        } else {
+            Sizes {
+                log_buffer_bytes: 8 * MEBIBYTE,
+                buffer_bytes: 8 * MEBIBYTE,
+                journal_bytes: 128 * MEBIBYTE,
+                checkpoint_bytes: 16 * MEBIBYTE,
+                reserve_bytes: 0,
+            }
+        }
+    }
+}
 
 /// One value of the durable tier: a cell complete through a time.
 #[derive(Clone, Debug)]
@@ -70,13 +107,14 @@ impl Engine {
         directory: &Path,
         disk: Arc<dyn Disk>,
         cache_bytes: u64,
+        sizes: Sizes,
     ) -> Result<Engine, Error> {
         let fail = |e: fjall::Error| open_error(directory, &e);
         check_files(directory)?;
         let open = || {
             Database::builder(directory.join("engine"))
                 .cache_size(cache_bytes)
-                .max_journaling_size(JOURNAL_BYTES)
+                .max_journaling_size(sizes.journal_bytes)
                 .worker_threads(2)
                 .open()
         };
@@ -84,10 +122,14 @@ impl Engine {
         let database = catch_unwind(AssertUnwindSafe(open))
             .unwrap_or(Err(fjall::Error::Unrecoverable))
             .map_err(fail)?;
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
-        let keyspace = |name| database.keyspace(name, options).map_err(fail);
-        let (log, data) = (keyspace("log")?, keyspace("data")?);
-        let (outbox, meta) = (keyspace("outbox")?, keyspace("meta")?);
+        let keyspace = |name, buffer_bytes| {
+            let options = || KeyspaceCreateOptions::default().max_memtable_size(buffer_bytes);
+            database.keyspace(name, options).map_err(fail)
+        };
+        let log = keyspace("log", sizes.log_buffer_bytes)?;
+        let data = keyspace("data", sizes.buffer_bytes)?;
+        let outbox = keyspace("outbox", sizes.buffer_bytes)?;
+        let meta = keyspace("meta", sizes.buffer_bytes)?;
         let directory = directory.to_path_buf();
         Ok(Engine {
             directory,

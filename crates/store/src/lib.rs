@@ -15,6 +15,7 @@ mod checkpoint;
 mod disk;
 mod embedded;
 mod engine;
+mod entry;
 mod error;
 mod export;
 mod fence;
@@ -28,6 +29,8 @@ mod mailbox;
 mod manifest;
 pub mod meter;
 pub mod observed;
+mod owner;
+mod packed;
 pub mod pins;
 pub mod record;
 mod recovery;
@@ -35,6 +38,7 @@ mod restore;
 mod scan;
 mod sequencer;
 mod shard;
+mod slab;
 mod space;
 mod stats;
 mod table;
@@ -54,8 +58,9 @@ pub use error::Error;
 pub use observed::Observed;
 pub use pins::{Pins, Snapshot};
 pub use restore::{RestoreError, restore};
-pub use shard::{Driver, Shard, Sleeper, Told, Turn};
+pub use shard::{Driver, Seen, Shard, Sleeper, Told, Turn};
 pub use stats::Stats;
+pub use table::Look;
 pub use verify::{Damage, Range, Report, verify};
 use watch::{Wake, Watch, Watched};
 
@@ -164,6 +169,26 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`Error::Io`] or [`Error::Corrupt`] if the durable tier can not give the value.
     fn newest(&self, key: &Key) -> Result<Option<Arc<Cell>>, Error>;
+
+    /// Shows `see` what a key holds, once, at the snapshot or else the newest that is here:
+    /// what [`Store::read_at`] or [`Store::newest`] would give, but lent, so that nothing is
+    /// copied. `see` must be short, and must not call the store.
+    ///
+    /// # Errors
+    /// As [`Store::read_at`].
+    fn look(
+        &self,
+        key: &Key,
+        at: Option<&Snapshot>,
+        see: &mut dyn FnMut(Look<'_>),
+    ) -> Result<(), Error> {
+        let cell = match at {
+            Some(at) => self.read_at(key, at)?,
+            None => self.newest(key)?,
+        };
+        see(Look::Cell(cell.as_deref()));
+        Ok(())
+    }
 
     /// The keys with this encoded prefix that are visible at the snapshot, in order, after
     /// `after` (exclusive), at most `limit` of them.

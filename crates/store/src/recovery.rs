@@ -13,9 +13,10 @@ use tidemill_lattice::{Time, Writer};
 use crate::embedded::shard_of;
 use crate::engine::Engine;
 use crate::fence::Void;
+use crate::owner::{Held, Owner};
 use crate::record::{self, Entry, Header};
 use crate::sequencer::Logged;
-use crate::table::{Owner, View};
+use crate::table::View;
 use crate::{Error, MessageId};
 
 /// Where the new life begins.
@@ -144,13 +145,16 @@ impl Recovered {
             let Some(owner) = owners.get_mut(shard_of(&key, count)) else {
                 continue;
             };
-            if !owner.has(&key) {
-                owner.admit(&key, engine.load(&key)?);
-            }
-            owner.with(&key, false, |held| {
-                // Nothing is folded yet: entries to come may have seen less than this one.
-                held.push(&key, delta, time, entry.snapshot, Time::ZERO);
-            });
+            let place = match owner.place(&key) {
+                Some(place) => place,
+                None => {
+                    let stored = engine.load(&key)?;
+                    owner.admit(key, stored)
+                }
+            };
+            // Nothing is folded yet: entries to come may have seen less than this one.
+            let push = |held: &mut Held<'_>| held.push(delta, time, entry.snapshot);
+            owner.with(place, false, push);
         }
         for (index, body) in (0..).zip(entry.messages) {
             self.pending.insert((time, index), body);

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::backup::{Block, Decoder, ReadError, Summary};
-use crate::engine::{Change, Engine, FIRST_GROUP, encode_stored};
+use crate::engine::{Change, Engine, FIRST_GROUP, Sizes, encode_stored};
 use crate::lock::DirectoryLock;
 use crate::verify::inspect;
 use crate::{Disk, Error};
@@ -121,7 +121,7 @@ fn make(partial: &Path) -> Result<DirectoryLock, RestoreError> {
 fn fill(backup: impl Read, partial: &Path, disk: Arc<dyn Disk>) -> Result<Summary, RestoreError> {
     let mut decoder = Decoder::new(backup)?;
     let head = decoder.head();
-    let engine = Engine::open(partial, disk, CACHE_BYTES)?;
+    let engine = Engine::open(partial, disk, CACHE_BYTES, Sizes::for_free(0))?;
     while let Some(block) = decoder.block()? {
         let changes = match block {
             Block::Entries(entries) => entries

@@ -234,6 +234,18 @@ impl Sequencer {
         }
     }
 
+    /// Writes what shards have handed over by now.
+    pub(crate) fn catch_up(&mut self) {
+        let mut chunks = {
+            let mut queue = self.inner.queue.lock();
+            queue.chunk_bytes = 0;
+            std::mem::take(&mut queue.chunks)
+        };
+        if !chunks.is_empty() {
+            self.groups(&mut Vec::new(), &mut chunks);
+        }
+    }
+
     /// Takes a commit into the group, or says why not.
     fn take(&mut self, queued: Queued, now_us: u64, group: &mut Group) {
         let Queued {

@@ -17,11 +17,13 @@ use std::time::Duration;
 
 use tidemill_lattice::{Cell, Dot, Key, Time, Writer};
 
+use crate::chain::Chain;
 use crate::embedded::Inner;
 use crate::mailbox::{self, Mail, Slice};
 use crate::meter::{Recorder, ShardMeter};
+use crate::owner::{Held, Owner};
 use crate::record::{self, Entries};
-use crate::table::Owner;
+use crate::table::Place;
 use crate::{Committed, Done, Durability, Error, Update};
 
 /// How long a shard sleeps when nobody asks for anything.
@@ -30,6 +32,12 @@ const TICK: Duration = Duration::from_millis(500);
 const EVICT_ROUNDS: usize = 16;
 /// While more than this waits for the log, writers are answered only once it has theirs.
 const BACKLOG_BYTES: u64 = 64 * 1024 * 1024;
+
+/// What an entry of the log takes beside key and values, at most and about.
+const ENTRY_BYTES: usize = 64;
+/// What is open takes no more once a write of so many bytes came to it, or so many dots.
+const OPEN_BYTES: usize = 64 * 1024;
+const OPEN_DOTS: u32 = 4096;
 
 /// What a turn came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,14 +117,18 @@ pub struct Shard {
     writer: Writer,
     /// Written in this turn, on its way to the log.
     entries: Entries,
+    /// Where that is which is still open, and how many writes it was.
+    written: Vec<Place>,
+    writes: u64,
+    /// The time of what is open.
+    drawn: Option<Time>,
     /// The first time drawn in this turn.
     from: Option<Time>,
     /// The last time drawn at all.
     last: Time,
     now_us: u64,
-    /// As of the turn's beginning: everything at or below is applied, and may be folded.
+    /// As of the turn's beginning: everything at or below is applied.
     seen: Time,
-    low_water: Time,
     /// Answers of this turn, and whether they must outlive the machine.
     answers: Vec<Answer>,
     is_durable: bool,
@@ -140,11 +152,13 @@ impl Shard {
             recorder: Recorder::new(meter, index as u64, now_us),
             writer,
             entries: Entries::default(),
+            written: Vec::new(),
+            writes: 0,
+            drawn: None,
             from: None,
             last: Time::ZERO,
             now_us,
             seen: Time::ZERO,
-            low_water: Time::ZERO,
             answers: Vec::new(),
             is_durable: false,
             asked_us: 0,
@@ -191,12 +205,13 @@ impl Shard {
                     self.answer_update(update, done);
                 }
                 Mail::Apply(slices, part) => {
-                    taken += slices.len() as u64;
+                    // Before anybody is told: what is answered no longer waits.
+                    self.recorder.took(slices.len() as u64);
                     let applied = slices.into_iter().try_for_each(|slice| self.apply(slice));
                     part.done(applied);
                 }
                 Mail::Offer(key, cell, through, ticket) => {
-                    self.owner.offer(&key, cell, through, ticket);
+                    self.owner.offer(key, cell, through, ticket);
                 }
                 Mail::Logged(ticket, logged) => self.logged(ticket, &logged),
                 Mail::Run(work, part) => {
@@ -229,15 +244,14 @@ impl Shard {
         self.is_begun = true;
         self.now_us = self.inner.clock.now_micros();
         self.seen = self.inner.advance();
-        self.low_water = self.inner.pins.low_water(self.now_us);
     }
 
     /// Decides a write of a key of this shard. What it writes is seen by later updates and by
     /// [`Store::newest`](crate::Store::newest) at once, and by snapshots after [`Shard::flush`].
     ///
-    /// `decide` gets the key's newest cell (tombstones included, `None` if nothing was ever
-    /// written), the time to judge expiry by, and the next dots; it gives the delta, if any,
-    /// and an answer of its own.
+    /// `decide` gets what the key holds, the time to judge expiry by, and the next dots; it gives
+    /// the delta, if any, and an answer of its own. All writes of a turn are of one time, and
+    /// those of one key are one delta, so that a key written a thousand times is logged once.
     ///
     /// # Errors
     /// [`Error::ReadOnly`], [`Error::Full`], [`Error::TooLarge`] if it can not be written;
@@ -246,80 +260,100 @@ impl Shard {
         &mut self,
         key: &Key,
         durability: Durability,
-        decide: impl FnOnce(Option<&Cell>, Time, &mut dyn FnMut() -> Dot) -> (Option<Cell>, T),
+        decide: impl FnOnce(Seen<'_>, Time, &mut dyn FnMut() -> Dot) -> (Option<Cell>, T),
     ) -> Result<T, Error> {
         if let Some(error) = self.inner.failure() {
             return Err(error);
         }
         self.begin();
-        let time = self.inner.frontier.draw(self.index, 1, self.now_us);
-        self.from.get_or_insert(time);
-        self.last = time;
-        let (writer, mut sequence) = (self.writer, 0);
-        let mut dots = || {
-            sequence += 1;
-            Dot::new(time, writer, sequence - 1)
+        let time = self.time();
+        let place = match self.owner.place(key) {
+            Some(place) => Some(place),
+            None => {
+                let stored = self.inner.engine.load(key)?;
+                stored.map(|stored| self.owner.admit(key.clone(), Some(stored)))
+            }
         };
-        let mut logging = Logging {
+        let mut writing = Writing {
             inner: &self.inner,
-            entries: &mut self.entries,
+            writer: self.writer,
             now_us: self.now_us,
             time,
             seen: self.seen,
         };
-        let (low_water, before) = (self.low_water, logging.entries.count());
-        let mut decide = Some(decide);
-        let mut attempt = |owner: &mut Owner, logging: &mut Logging<'_>| {
-            owner.with(key, true, |held| {
-                let decide = decide.take().ok_or(Error::Closed)?;
-                let (delta, answer) = decide(held.newest(), time.prev(), &mut dots);
-                let Some(delta) = delta.filter(|delta| !delta.is_bottom()) else {
+        let (answer, written) = match place {
+            Some(place) => {
+                let update = |held: &mut Held<'_>| writing.update(key, held, decide);
+                let (answer, written) = self
+                    .owner
+                    .with(place, true, update)
+                    .ok_or(Error::Closed)??;
+                (answer, written.map(|written| (place, written)))
+            }
+            // Nothing is kept of a key that is looked at and not written.
+            None => {
+                let (delta, dots, answer) = writing.decide(Seen(None), 0, decide);
+                let Some(delta) = delta else {
                     return Ok(answer);
                 };
-                logging.write(key, &delta)?;
-                held.push(key, delta, time, logging.seen, low_water);
-                Ok(answer)
-            })
+                writing.take_room(key, &delta)?;
+                let (time, seen) = (writing.time, writing.seen);
+                let place = self.owner.admit(key.clone(), None);
+                let write = |held: &mut Held<'_>| held.write(delta, time, seen, dots);
+                self.owner.with(place, false, write);
+                (answer, Some((place, Written::First)))
+            }
         };
-        let answer = match attempt(&mut self.owner, &mut logging) {
-            Some(answer) => answer?,
-            None => match self.inner.engine.load(key)? {
-                Some(stored) => {
-                    self.owner.admit(key, Some(stored));
-                    attempt(&mut self.owner, &mut logging).unwrap_or(Err(Error::Closed))?
-                }
-                // Nothing is kept of a key that is looked at and not written.
-                None => {
-                    let decide = decide.take().ok_or(Error::Closed)?;
-                    let (delta, answer) = decide(None, time.prev(), &mut dots);
-                    if let Some(delta) = delta.filter(|delta| !delta.is_bottom()) {
-                        logging.write(key, &delta)?;
-                        let seen = logging.seen;
-                        self.owner.admit(key, None);
-                        self.owner.with(key, false, |held| {
-                            held.push(key, delta, time, seen, low_water);
-                        });
-                    }
-                    answer
-                }
-            },
-        };
-        let is_written = self.entries.count() > before;
-        if is_written {
+        if let Some((place, written)) = written {
             self.recorder.wrote(key);
-            self.inner.watchers.note(key, time);
+            self.writes += 1;
+            self.is_durable |= durability == Durability::Durable;
+            if written == Written::First {
+                self.written.push(place);
+                self.inner.watchers.note(key, time);
+            }
+            if written == Written::Large {
+                self.close();
+            }
         }
-        self.is_durable |= is_written && durability == Durability::Durable;
         Ok(answer)
+    }
+
+    /// The time of this turn's writes. It is held before it is drawn.
+    fn time(&mut self) -> Time {
+        if let Some(time) = self.drawn {
+            return time;
+        }
+        let time = self.inner.frontier.draw(self.index, 1, self.now_us);
+        self.drawn = Some(time);
+        self.from.get_or_insert(time);
+        self.last = time;
+        time
+    }
+
+    /// Ends what is open: what is written from now on has another time.
+    fn close(&mut self) {
+        for place in self.written.drain(..) {
+            self.owner.close(place, &mut self.entries);
+        }
+        self.drawn = None;
     }
 
     /// Hands what was written to the log and makes it visible: at once, or once the log has it
     /// where any of it was to be [`Durability::Durable`].
     pub fn flush(&mut self) -> Told {
+        self.close();
         let is_slow = self.inner.backlog.load(Ordering::Relaxed) > BACKLOG_BYTES;
         let waits = std::mem::take(&mut self.is_durable) || is_slow;
         let ticket = self.hand_over(waits);
         self.is_begun = false;
+        let told = self.let_go(ticket, waits);
+        self.settle();
+        told
+    }
+
+    /// Lets the frontier pass this turn's times, or says what they wait for.
+    fn let_go(&mut self, ticket: Option<u64>, waits: bool) -> Told {
         match (ticket, self.waiting.back()) {
             (Some(ticket), _) if waits => {
                 let from = self.from.take().unwrap_or(self.seen.next());
@@ -342,6 +376,13 @@ impl Shard {
                 Told::Now
             }
         }
+    }
+
+    /// Folds what may be folded by now.
+    fn settle(&mut self) {
+        self.inner.advance();
+        let low_water = self.inner.pins.low_water(self.now_us);
+        self.owner.settle(low_water);
     }
 
     /// Calls `then`, on this thread, once the log has the ticket or has failed.
@@ -369,7 +410,7 @@ impl Shard {
             return None;
         }
         let counters = &self.inner.counters;
-        let count = self.entries.count() as u64;
+        let count = std::mem::take(&mut self.writes);
         counters.commits.fetch_add(count, Ordering::Relaxed);
         let entries = std::mem::take(&mut self.entries);
         Some(self.inner.hand_over(self.index, entries, waits))
@@ -394,7 +435,7 @@ impl Shard {
         } = update;
         let decided = catch_unwind(AssertUnwindSafe(|| {
             self.update(&key, durability, |seen, at, dots| {
-                let delta = decide(seen, at, dots);
+                let delta = decide(seen.cell(), at, dots);
                 let time = delta.is_some().then(|| at.next());
                 (delta, time)
             })
@@ -426,7 +467,9 @@ impl Shard {
 
     fn end_turn(&mut self) {
         if !self.is_begun {
-            return;
+            // What others held back, or what has just been recovered.
+            self.now_us = self.inner.clock.now_micros();
+            return self.settle();
         }
         let told = self.flush();
         let answers = std::mem::take(&mut self.answers);
@@ -461,18 +504,19 @@ impl Shard {
             loaded,
         } = slice;
         self.begin();
-        let was_here = self.owner.has(&key);
-        if !was_here {
-            let stored = match loaded {
-                Some(loaded) if self.owner.is_current(&key, loaded.ticket) => loaded.stored,
-                _ => self.inner.engine.load(&key)?,
-            };
-            self.owner.admit(&key, stored);
-        }
-        let low_water = self.low_water;
-        self.owner.with(&key, was_here, |held| {
-            held.push(&key, delta, time, snapshot, low_water);
-        });
+        let here = self.owner.place(&key);
+        let place = match here {
+            Some(place) => place,
+            None => {
+                let stored = match loaded {
+                    Some(loaded) if self.owner.is_current(&key, loaded.ticket) => loaded.stored,
+                    _ => self.inner.engine.load(&key)?,
+                };
+                self.owner.admit(key.clone(), stored)
+            }
+        };
+        let push = |held: &mut Held<'_>| held.push(delta, time, snapshot);
+        self.owner.with(place, here.is_some(), push);
         self.recorder.wrote(&key);
         self.inner.watchers.note(&key, time);
         Ok(())
@@ -523,31 +567,96 @@ impl Drop for Shard {
     }
 }
 
-/// Where an update's bytes go.
-struct Logging<'a> {
+/// What a key holds when a write of it is decided. Looking at it takes work only when it is done.
+#[derive(Clone, Copy)]
+pub struct Seen<'a>(Option<&'a Chain>);
+
+impl<'a> Seen<'a> {
+    /// The newest cell, tombstones included; `None` if nothing was ever written, or all is
+    /// forgotten.
+    #[must_use]
+    pub fn cell(self) -> Option<&'a Cell> {
+        self.0?.newest()
+    }
+
+    /// Whether [`Seen::cell`] would give any, without making it.
+    #[must_use]
+    pub fn is_known(self) -> bool {
+        self.0.is_some_and(|chain| !chain.is_forgotten())
+    }
+}
+
+/// What an update did to the turn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Written {
+    /// It is the key's first in this turn.
+    First,
+    Again,
+    /// Again, and what is open has become large.
+    Large,
+}
+
+/// An update in the making.
+struct Writing<'a> {
     inner: &'a Inner,
-    entries: &'a mut Entries,
+    writer: Writer,
     now_us: u64,
     time: Time,
     seen: Time,
 }
 
-impl Logging<'_> {
-    fn write(&mut self, key: &Key, delta: &Cell) -> Result<(), Error> {
-        let size_bytes = self.entries.write(self.time, self.seen, key, delta);
+impl Writing<'_> {
+    fn update<T>(
+        &mut self,
+        key: &Key,
+        held: &mut Held<'_>,
+        decide: impl FnOnce(Seen<'_>, Time, &mut dyn FnMut() -> Dot) -> (Option<Cell>, T),
+    ) -> Result<(T, Option<Written>), Error> {
+        let open = held.open_at(self.time);
+        let first_dot = open.unwrap_or(0);
+        let (delta, dots, answer) = self.decide(Seen(Some(held.chain())), first_dot, decide);
+        let Some(delta) = delta else {
+            return Ok((answer, None));
+        };
+        let size_bytes = self.take_room(key, &delta)?;
+        held.write(delta, self.time, self.seen, dots);
+        let written = match open {
+            None => Written::First,
+            Some(_) if size_bytes > OPEN_BYTES || dots > OPEN_DOTS => Written::Large,
+            Some(_) => Written::Again,
+        };
+        Ok((answer, Some(written)))
+    }
+
+    /// Answers the delta, if it says anything, and how many dots were drawn by now.
+    fn decide<T>(
+        &mut self,
+        seen: Seen<'_>,
+        first_dot: u32,
+        decide: impl FnOnce(Seen<'_>, Time, &mut dyn FnMut() -> Dot) -> (Option<Cell>, T),
+    ) -> (Option<Cell>, u32, T) {
+        let mut next = first_dot;
+        let (time, writer) = (self.time, self.writer);
+        let mut dots = || {
+            next += 1;
+            Dot::new(time, writer, next - 1)
+        };
+        let (delta, answer) = decide(seen, time.prev(), &mut dots);
+        (delta.filter(|delta| !delta.is_bottom()), next, answer)
+    }
+
+    /// Makes sure that the log has room. Answers about how much it takes.
+    fn take_room(&self, key: &Key, delta: &Cell) -> Result<usize, Error> {
+        let size_bytes = ENTRY_BYTES + key.as_bytes().len() + delta.weight_bytes();
         let limit_bytes = record::LIMIT_BYTES;
-        let room = if size_bytes > limit_bytes {
-            Err(Error::TooLarge {
+        if size_bytes > limit_bytes {
+            return Err(Error::TooLarge {
                 size_bytes,
                 limit_bytes,
-            })
-        } else {
-            self.inner.space.take(size_bytes, self.now_us)
-        };
-        if room.is_err() {
-            self.entries.undo(size_bytes);
+            });
         }
-        room
+        self.inner.space.take(size_bytes, self.now_us)?;
+        Ok(size_bytes)
     }
 }
 

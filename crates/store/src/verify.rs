@@ -16,7 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tidemill_lattice::{Key, Time};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Sizes};
 use crate::fence;
 use crate::journal::{self, Finding};
 use crate::lock::DirectoryLock;
@@ -165,7 +165,12 @@ pub(crate) fn inspect(directory: &Path, scratch: &Path) -> Result<Report, Error>
         ));
     }
     shadow(directory, scratch).map_err(failed("copying the journals"))?;
-    let engine = match Engine::open(scratch, Arc::new(SystemDisk), CACHE_BYTES) {
+    let engine = match Engine::open(
+        scratch,
+        Arc::new(SystemDisk),
+        CACHE_BYTES,
+        Sizes::for_free(0),
+    ) {
         Ok(engine) => engine,
         Err(error) => {
             report.add_error("the engine's files", error);

@@ -209,14 +209,14 @@ fn a_newer_format_is_refused() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     drop(open(directory.path()));
     let (database, meta) = keyspace(directory.path(), "meta");
-    meta.insert("format", 3_u64.to_be_bytes()).expect("writes");
+    meta.insert("format", 4_u64.to_be_bytes()).expect("writes");
     drop((meta, database));
     let opened = Embedded::open(options(directory.path()), ManualClock::new());
     assert!(matches!(
         opened.err(),
         Some(Error::Format {
-            found: 3,
-            known: 2,
+            found: 4,
+            known: 3,
             ..
         })
     ));

@@ -7,8 +7,10 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 
 use parking_lot::Mutex;
-use tidemill_lattice::{Cell, Op, Value};
-use tidemill_store::{Committed, Durability, Error, Store, Update};
+use tidemill_lattice::{Cell, Key, Op, Value};
+use tidemill_store::{
+    Committed, Driver, Durability, Embedded, Error, Options, Shard, Sleeper, Store, Told, Update,
+};
 
 use crate::support::*;
 
@@ -158,4 +160,60 @@ fn whoever_decides_not_to_write_is_answered_and_nothing_is_logged() {
     assert!(matches!(update(&store, panics), Err(Error::Io { .. })));
     write(&store, &[set("a", "1")]);
     assert_eq!(get(&store, "a").as_deref(), Some("1"));
+}
+
+/// Adds to a few keys a thousand times in each shard's first turn, then does as others do.
+struct Adder;
+
+const ADDS: i64 = 1000;
+
+impl Driver for Adder {
+    fn drive(&self, mut shard: Shard) {
+        let names = (0..100).map(|number| key(&format!("n/{number}")));
+        let owned: Vec<Key> = names.filter(|key| shard.owns(key)).take(3).collect();
+        for _ in 0..ADDS {
+            for key in &owned {
+                let add = shard.update(key, Durability::Durable, |seen, at, dots| {
+                    let delta = Cell::delta(seen.cell(), &Op::CounterAdd(1), at, dots);
+                    (Some(delta.expect("it fits")), ())
+                });
+                add.expect("it is written");
+            }
+        }
+        let Told::Later(ticket) = shard.flush() else {
+            panic!("what is durable is told once the log has it");
+        };
+        shard.when_logged(ticket, |logged| logged.expect("it is logged"));
+        Sleeper.drive(shard);
+    }
+}
+
+#[test]
+fn what_a_turn_adds_to_a_key_is_logged_once_and_is_there_after_a_restart() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let open = |driver: Arc<dyn Driver>| {
+        let options = Options {
+            shards: 2,
+            driver,
+            ..options(directory.path())
+        };
+        Embedded::open(options, ManualClock::new()).expect("the store opens")
+    };
+    let sums = |store: &Embedded| {
+        let at = store.snapshot();
+        let page = store.scan(&prefix("n/"), None, 100, &at);
+        let entries = page.expect("it is read").entries;
+        let names = entries.iter().map(|(key, _)| key.name_lossy().into_owned());
+        names
+            .map(|name| number(store, &name, &at))
+            .collect::<Vec<_>>()
+    };
+    let store = open(Arc::new(Adder));
+    while store.stats().commits < 6 * ADDS as u64 || sums(&store).len() < 6 {
+        std::thread::yield_now();
+    }
+    assert!(store.stats().log_bytes < 1000, "{:?}", store.stats());
+    assert_eq!(sums(&store), [ADDS; 6]);
+    drop(store);
+    assert_eq!(sums(&open(Arc::new(Sleeper))), [ADDS; 6]);
 }
