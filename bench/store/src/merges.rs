@@ -1,6 +1,6 @@
 //! Additions to a few hot counters by several threads, beside a `DashMap` of numbers.
 //!
-//! Each addition is a commit of its own, with so many on their way at a time. A run fails if the
+//! Each addition is an update of its own, with so many on their way at a time. A run fails if the
 //! counters do not add up.
 
 use std::io;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use tidemill_lattice::{Cell, Key, Op, Value};
-use tidemill_store::{Commit, Durability, Embedded, Store};
+use tidemill_store::{Durability, Embedded, Store, Update};
 
 use crate::Size;
 use crate::drive::keys;
@@ -70,31 +70,18 @@ fn of_map(threads: usize, keys: Arc<[Key]>, size: Size) -> Side {
 
 /// The one place that says how a program adds to a counter.
 fn add(store: &Embedded, key: &Key, window: &Arc<Window>, failures: &Failures) {
-    let mut dots = edge::provisional();
-    let snapshot = store.snapshot();
-    // An addition needs not see what it adds to.
-    let delta = Cell::delta(None, &Op::CounterAdd(1), snapshot.time(), &mut dots);
-    let delta = match delta {
-        Ok(delta) => delta,
-        Err(error) => return failures.note(Err::<(), _>(error)),
-    };
-    let commit = Commit {
-        request: 0,
-        snapshot: snapshot.time(),
-        deltas: vec![(key.clone(), delta)],
-        durability: Durability::Memory,
-        messages: Vec::new(),
-        consumes: None,
-    };
     window.enter();
     let (window, failures) = (Arc::clone(window), failures.clone());
-    store.commit(
-        commit,
-        Box::new(move |done| {
-            failures.note(done);
-            window.leave();
-        }),
-    );
+    let update = Update {
+        key: key.clone(),
+        durability: Durability::Memory,
+        decide: Box::new(|seen, at, dots| Cell::delta(seen, &Op::CounterAdd(1), at, dots).ok()),
+    };
+    let done = move |done| {
+        failures.note(done);
+        window.leave();
+    };
+    store.update(update, Box::new(done));
 }
 
 /// Additions a second by so many threads, and how many there were.

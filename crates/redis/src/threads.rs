@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tidemill_store::{Driver, Shard, Sleeper, Turn};
+use tidemill_store::{Driver, Shard, Sleeper, Turn, Turns};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -21,12 +21,16 @@ const TICK: Duration = Duration::from_millis(500);
 
 thread_local! {
     /// The shard that this thread drives.
-    static SHARD: RefCell<Option<Shard>> = const { RefCell::new(None) };
+    static SHARD: RefCell<Option<Turns>> = const { RefCell::new(None) };
 }
 
 /// Shows `work` the shard of this thread, if it drives one. Not to be nested.
 pub(crate) fn with<T>(work: impl FnOnce(&mut Shard) -> T) -> Option<T> {
-    SHARD.with_borrow_mut(|shard| shard.as_mut().map(work))
+    SHARD.with_borrow(|shard| shard.as_ref()?.with(work))
+}
+
+fn turn() -> Option<Turn> {
+    SHARD.with_borrow(|shard| Some(shard.as_ref()?.turn()))
 }
 
 /// Drives the shards of a store, and runs connections beside them.
@@ -60,7 +64,7 @@ impl Threads {
 }
 
 impl Driver for Threads {
-    fn drive(&self, shard: Shard) {
+    fn drive(&self, shard: Turns) {
         let mut runtimes = self.runtimes.lock();
         let runtime = runtimes.get_mut(shard.index()).and_then(Option::take);
         drop(runtimes);
@@ -74,7 +78,7 @@ impl Driver for Threads {
         SHARD.set(Some(shard));
         runtime.block_on(async {
             loop {
-                match with(Shard::turn) {
+                match turn() {
                     Some(Turn::Busy) => tokio::task::yield_now().await,
                     // Meters show what was done, also when nothing more is.
                     Some(Turn::Idle) => drop(timeout(TICK, posted.notified()).await),

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::{self, JoinHandle, ThreadId};
 
 use bytes::Bytes;
@@ -28,6 +28,7 @@ use crate::sequencer::{Queue, Queued, Sequencer};
 use crate::shard::{Driver, Shard, Sleeper};
 use crate::space::Space;
 use crate::table::{Found, View};
+use crate::turns::{Slot, Turns};
 use crate::verify::corrupt_fence;
 use crate::watch::{Wake, Watch, Watched, Watchers};
 use crate::{
@@ -108,6 +109,8 @@ pub(crate) struct Inner {
     pub(crate) engine: Engine,
     pub(crate) views: Vec<Arc<View>>,
     pub(crate) mailboxes: Vec<Mailbox>,
+    /// The shards, which hold this in turn: each leaves its slot when it stops.
+    pub(crate) slots: OnceLock<Vec<Slot>>,
     pub(crate) frontier: Frontier,
     pub(crate) pins: Arc<Pins>,
     pub(crate) pending: Mutex<BTreeMap<MessageId, Bytes>>,
@@ -211,7 +214,7 @@ impl Inner {
         if keep {
             let offer = Mail::Offer(key.clone(), Arc::clone(&cell), stored.through, ticket);
             // A shard that is gone keeps nothing.
-            drop(self.mailboxes[shard].post(offer));
+            drop(self.ask(shard, offer));
         }
         Ok((!cell.is_bottom()).then_some(cell))
     }
@@ -247,7 +250,7 @@ impl Inner {
         let result = Arc::new(Mutex::new(None));
         let slot = Arc::clone(&result);
         let work = move |shard: &mut Shard| *slot.lock() = Some(work(shard));
-        drop(self.mailboxes[shard].post(Mail::Run(Box::new(work), latch.part())));
+        drop(self.ask(shard, Mail::Run(Box::new(work), latch.part())));
         latch.wait()?;
         result.lock().take().ok_or(Error::Closed)
     }
@@ -335,6 +338,7 @@ impl Embedded {
                 .map(|owner| Arc::clone(owner.view()))
                 .collect(),
             mailboxes: owners.iter().map(|_| Mailbox::default()).collect(),
+            slots: OnceLock::new(),
             // One slot more, for the sequencer.
             frontier: Frontier::new(recovered.floor, owners.len() + 1),
             options,
@@ -353,13 +357,21 @@ impl Embedded {
             _lock: lock,
         });
         let shards = owners.into_iter().enumerate();
-        let shards =
-            shards.map(|(index, owner)| Shard::new(index, Arc::clone(&inner), owner, writer));
+        let slots = shards.map(|(index, owner)| {
+            let shard = Shard::new(index, Arc::clone(&inner), owner, writer);
+            Arc::new(Mutex::new(Some(shard)))
+        });
+        let slots = inner.slots.get_or_init(|| slots.collect());
         let sequencer = Sequencer::new(Arc::clone(&inner), recovered, fence);
-        let threads = start(sequencer, shards.collect()).map_err(|e| Error::Io {
-            operation: "starting the store's threads",
-            directory: inner.options.directory.clone(),
-            cause: e.to_string(),
+        let threads = start(sequencer, slots).map_err(|e| {
+            for slot in slots {
+                drop(slot.lock().take());
+            }
+            Error::Io {
+                operation: "starting the store's threads",
+                directory: inner.options.directory.clone(),
+                cause: e.to_string(),
+            }
         })?;
         Ok(Embedded {
             inner,
@@ -394,13 +406,14 @@ impl Embedded {
     }
 }
 
-fn start(sequencer: Sequencer, shards: Vec<Shard>) -> std::io::Result<Threads> {
+fn start(sequencer: Sequencer, slots: &[Slot]) -> std::io::Result<Threads> {
     let inner = Arc::clone(&sequencer.inner);
-    let mut threads = Vec::with_capacity(shards.len());
-    for shard in shards {
+    let mut threads = Vec::with_capacity(slots.len());
+    for (index, slot) in slots.iter().enumerate() {
         let driver = Arc::clone(&inner.options.driver);
-        let thread = thread::Builder::new().name(format!("store-shard-{}", shard.index()));
-        threads.push(thread.spawn(move || driver.drive(shard))?);
+        let turns = Turns::new(index, Arc::clone(&inner), Arc::clone(slot));
+        let thread = thread::Builder::new().name(format!("store-shard-{index}"));
+        threads.push(thread.spawn(move || driver.drive(turns))?);
     }
     let thread = thread::Builder::new().name("store-log".to_owned());
     Ok(Threads {
@@ -584,7 +597,7 @@ impl Store for Embedded {
         let asked_us = self.inner.clock.now_micros();
         let mail = Mail::Update(update, done, asked_us);
         self.inner.views[shard].meter().sent(1);
-        if let Err(Mail::Update(_, done, _)) = self.inner.mailboxes[shard].post(mail) {
+        if let Err(Mail::Update(_, done, _)) = self.inner.ask(shard, mail) {
             done(Err(Error::Closed));
         }
     }
@@ -609,11 +622,14 @@ impl Store for Embedded {
         let barrier = Arc::new(Last::new(move || {
             begin(inner.frontier.last(), inner.advance());
         }));
-        for mailbox in &self.inner.mailboxes {
+        for shard in 0..self.inner.mailboxes.len() {
             let passed = Arc::clone(&barrier);
             let pass = Box::new(move |_: &mut Shard| drop(passed));
             // A shard that is gone changes no more.
-            drop(mailbox.post(Mail::Run(pass, Latch::default().part())));
+            drop(
+                self.inner
+                    .ask(shard, Mail::Run(pass, Latch::default().part())),
+            );
         }
         watch
     }

@@ -42,6 +42,7 @@ mod slab;
 mod space;
 mod stats;
 mod table;
+mod turns;
 mod verify;
 pub mod watch;
 
@@ -61,6 +62,7 @@ pub use restore::{RestoreError, restore};
 pub use shard::{Driver, Seen, Shard, Sleeper, Told, Turn};
 pub use stats::Stats;
 pub use table::Look;
+pub use turns::Turns;
 pub use verify::{Damage, Range, Report, verify};
 use watch::{Wake, Watch, Watched};
 

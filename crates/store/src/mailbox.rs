@@ -39,14 +39,24 @@ pub(crate) struct Slice {
     pub(crate) loaded: Option<Loaded>,
 }
 
+/// What became of mail that was offered.
+pub(crate) enum Offered {
+    /// It is to be done at once, after what was posted before it.
+    Taken(Vec<Mail>),
+    Posted,
+    Refused(Mail),
+}
+
 /// Called when something was posted to an idle shard; it must be short.
 pub(crate) type Waker = Arc<dyn Fn() + Send + Sync>;
 
 #[derive(Default)]
 struct Inbox {
     mail: Vec<Mail>,
-    /// The shard sleeps, or is about to.
+    /// The shard's thread sleeps, or is about to.
     idle: bool,
+    /// Somebody else has the shard's turn, and will look here again.
+    attended: bool,
     /// Updates are refused.
     closing: bool,
     /// Everything is refused: the shard is gone.
@@ -70,19 +80,59 @@ impl Mailbox {
                 return Err(mail);
             }
             inbox.mail.push(mail);
-            if !inbox.idle {
+            if !inbox.idle || inbox.attended {
                 return Ok(());
             }
             inbox.idle = false;
             inbox.waker.clone()
         };
+        self.wake(waker);
+        Ok(())
+    }
+
+    fn wake(&self, waker: Option<Waker>) {
         match waker {
             Some(wake) => wake(),
             None => {
                 self.changed.notify_one();
             }
         }
-        Ok(())
+    }
+
+    /// Offers mail to whoever asks, and has the shard's turn: he gets it with all that came
+    /// before. While the shard is closing it is posted instead.
+    pub(crate) fn offer(&self, mail: Mail) -> Offered {
+        let mut inbox = self.inbox.lock();
+        if inbox.closing {
+            drop(inbox);
+            return match self.post(mail) {
+                Ok(()) => Offered::Posted,
+                Err(mail) => Offered::Refused(mail),
+            };
+        }
+        inbox.attended = true;
+        inbox.mail.push(mail);
+        Offered::Taken(std::mem::take(&mut inbox.mail))
+    }
+
+    /// What has come since, for whoever has the turn; after the last round, or with nothing, he
+    /// has it no longer and the shard's thread is woken for the rest.
+    pub(crate) fn take_more(&self, into: &mut Vec<Mail>, is_last: bool) {
+        let waker = {
+            let mut inbox = self.inbox.lock();
+            // Stopping is for the shard's own thread.
+            if !is_last && !inbox.closing && !inbox.mail.is_empty() {
+                std::mem::swap(&mut inbox.mail, into);
+                return;
+            }
+            inbox.attended = false;
+            if inbox.mail.is_empty() || !inbox.idle {
+                return;
+            }
+            inbox.idle = false;
+            inbox.waker.clone()
+        };
+        self.wake(waker);
     }
 
     /// Who is to be called instead of a sleeping thread.

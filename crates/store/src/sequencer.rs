@@ -457,7 +457,7 @@ impl Sequencer {
             if !slices.is_empty() {
                 self.inner.views[shard].meter().sent(slices.len() as u64);
                 // What a shard does not take counts itself as failed.
-                drop(self.inner.mailboxes[shard].post(Mail::Apply(slices, latch.part())));
+                drop(self.inner.ask(shard, Mail::Apply(slices, latch.part())));
             }
         }
         latch.wait()

@@ -1,4 +1,4 @@
-//! One shard: the owner of a slice of the keys, on a thread of its own.
+//! One shard: the owner of a slice of the keys, one thread's at a time.
 //!
 //! Everything that is asked of its keys comes in turns. In a turn it draws times, decides and
 //! applies; at the turn's end it hands what it wrote to the log, lets the frontier pass, and
@@ -24,6 +24,7 @@ use crate::meter::{Recorder, ShardMeter};
 use crate::owner::{Held, Owner};
 use crate::record::{self, Entries};
 use crate::table::Place;
+use crate::turns::Turns;
 use crate::{Committed, Done, Durability, Error, Update};
 
 /// How long a shard sleeps when nobody asks for anything.
@@ -53,8 +54,8 @@ pub enum Turn {
 /// Who runs the shards, if not the store itself. It lets others that live on a shard's thread,
 /// such as connections, write to its keys without handing over.
 pub trait Driver: Send + Sync + 'static {
-    /// Runs a shard on a thread made for it, until a [`Shard::turn`] says that it has stopped.
-    fn drive(&self, shard: Shard);
+    /// Runs a shard on a thread made for it, until a [`Turns::turn`] says that it has stopped.
+    fn drive(&self, shard: Turns);
 }
 
 /// Drives shards by sleeping until there is mail.
@@ -62,11 +63,11 @@ pub trait Driver: Send + Sync + 'static {
 pub struct Sleeper;
 
 impl Driver for Sleeper {
-    fn drive(&self, mut shard: Shard) {
+    fn drive(&self, shard: Turns) {
         loop {
             match shard.turn() {
                 Turn::Busy => {}
-                Turn::Idle => shard.inner.mailboxes[shard.index].wait(TICK),
+                Turn::Idle => shard.sleep(TICK),
                 Turn::Stopped => return,
             }
         }
@@ -181,21 +182,23 @@ impl Shard {
         self.inner.shard_of(key) == self.index
     }
 
-    /// Who is to be called when something is asked of an idle shard, from any thread. Without
-    /// it, a thread that sleeps in [`Sleeper`] is woken.
-    pub fn set_waker(&self, waker: Arc<dyn Fn() + Send + Sync>) {
-        self.inner.mailboxes[self.index].set_waker(waker);
-    }
-
     /// Does everything that was asked by others since the last turn.
-    pub fn turn(&mut self) -> Turn {
+    pub(crate) fn turn(&mut self) -> Turn {
         let mut mail = std::mem::take(&mut self.mail);
         self.inner.mailboxes[self.index].take(&mut mail);
-        let mut outcome = if mail.is_empty() {
-            Turn::Idle
-        } else {
-            Turn::Busy
-        };
+        let is_idle = mail.is_empty();
+        let is_stopped = self.do_all(&mut mail);
+        self.mail = mail;
+        match (is_stopped, is_idle) {
+            (true, _) => Turn::Stopped,
+            (false, true) => Turn::Idle,
+            (false, false) => Turn::Busy,
+        }
+    }
+
+    /// Does what is asked, in one turn. Tells whether that was to stop.
+    pub(crate) fn do_all(&mut self, mail: &mut Vec<Mail>) -> bool {
+        let mut is_stopped = false;
         let mut taken = 0;
         for mail in mail.drain(..) {
             match mail {
@@ -218,17 +221,16 @@ impl Shard {
                     work(self);
                     part.done(Ok(()));
                 }
-                Mail::Stop => outcome = Turn::Stopped,
+                Mail::Stop => is_stopped = true,
             }
         }
-        self.mail = mail;
         if taken > 0 {
             self.recorder.took(taken);
         }
         self.end_turn();
         self.evict();
         self.show();
-        outcome
+        is_stopped
     }
 
     fn show(&mut self) {

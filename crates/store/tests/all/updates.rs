@@ -9,7 +9,8 @@ use std::thread;
 use parking_lot::Mutex;
 use tidemill_lattice::{Cell, Key, Op, Value};
 use tidemill_store::{
-    Committed, Driver, Durability, Embedded, Error, Options, Shard, Sleeper, Store, Told, Update,
+    Committed, Driver, Durability, Embedded, Error, Options, Shard, Sleeper, Store, Told, Turns,
+    Update,
 };
 
 use crate::support::*;
@@ -168,7 +169,14 @@ struct Adder;
 const ADDS: i64 = 1000;
 
 impl Driver for Adder {
-    fn drive(&self, mut shard: Shard) {
+    fn drive(&self, turns: Turns) {
+        turns.with(write_some).expect("it has not stopped");
+        Sleeper.drive(turns);
+    }
+}
+
+fn write_some(shard: &mut Shard) {
+    {
         let names = (0..100).map(|number| key(&format!("n/{number}")));
         let owned: Vec<Key> = names.filter(|key| shard.owns(key)).take(3).collect();
         for _ in 0..ADDS {
@@ -184,7 +192,6 @@ impl Driver for Adder {
             panic!("what is durable is told once the log has it");
         };
         shard.when_logged(ticket, |logged| logged.expect("it is logged"));
-        Sleeper.drive(shard);
     }
 }
 
