@@ -111,6 +111,7 @@ fn fill(store: &Embedded, keys: &[Key]) -> io::Result<()> {
             durability: Durability::Memory,
             messages: Vec::new(),
             consumes: None,
+            record: None,
         };
         window.enter();
         let (window, failures) = (Arc::clone(&window), failures.clone());

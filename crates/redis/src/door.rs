@@ -275,6 +275,7 @@ impl Door {
             durability: self.options.durability,
             messages: Vec::new(),
             consumes: None,
+            record: None,
         };
         let answer = Answer::Reply(batch.reply);
         self.store.commit(

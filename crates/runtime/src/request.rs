@@ -153,8 +153,8 @@ impl Inner {
                 tracing::warn!(%problem, "an enqueued request failed");
                 let session = tidemill_session::Request::begin(0, Arc::clone(&inner.store));
                 let outgoing = Outgoing {
-                    messages: Vec::new(),
                     consumes: Some(message),
+                    ..Outgoing::default()
                 };
                 let _ = commit(&session, &[], inner.options.durability, outgoing).await;
             }
@@ -272,6 +272,7 @@ impl Admission {
         let outgoing = Outgoing {
             messages: effects.messages,
             consumes: self.consumes,
+            record: None,
         };
         let durability = inner.options.durability;
         let committed = commit(execution.session(), &effects.buffers, durability, outgoing).await;

@@ -29,7 +29,7 @@ pub use view::{Error, KeyPage, View};
 
 use std::sync::Arc;
 use tidemill_lattice::Time;
-use tidemill_store::{Commit, Committed, Durability, MessageId, Snapshot, Store};
+use tidemill_store::{Commit, Committed, Durability, MessageId, RequestRecord, Snapshot, Store};
 
 /// What all views of one request share: its identity, the store and the snapshot.
 pub struct Request {
@@ -45,6 +45,8 @@ pub struct Outgoing {
     pub messages: Vec<bytes::Bytes>,
     /// The message that this request was started by, consumed with its commit.
     pub consumes: Option<MessageId>,
+    /// What to keep of it, for whoever asks it again.
+    pub record: Option<RequestRecord>,
 }
 
 /// Takes the outcome of a commit; called once, on a thread of the store's.
@@ -78,7 +80,7 @@ impl Request {
     /// Commits the buffers of the outermost call, all or none.
     ///
     /// `done` is called once the outcome is known at the asked durability. A
-    /// request without writes and messages is answered at once and writes nothing.
+    /// request without writes, messages and a record is answered at once and writes nothing.
     pub fn commit(
         &self,
         buffers: &[Arc<Buffer>],
@@ -96,6 +98,7 @@ impl Request {
                 durability,
                 messages: outgoing.messages,
                 consumes: outgoing.consumes,
+                record: outgoing.record,
             },
             done,
         );

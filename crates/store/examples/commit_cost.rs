@@ -96,6 +96,7 @@ fn run(
             durability,
             messages: Vec::new(),
             consumes: None,
+            record: None,
         };
         let sender = sender.clone();
         store.commit(commit, Box::new(move |outcome| drop(sender.send(outcome))));

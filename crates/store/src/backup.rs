@@ -2,12 +2,12 @@
 //!
 //! | part | bytes |
 //! |---|---|
-//! | head: `TIDEMILL`, version 1, snapshot time, writer, XXH3-64 of these | 8 + 1 + 8 + 4 + 8 |
+//! | head: `TIDEMILL`, version 2, snapshot time, writer, XXH3-64 of these | 8 + 1 + 8 + 4 + 8 |
 //! | blocks, see below, the last of them an end or an abandonment | … |
 //!
 //! | block | bytes |
 //! |---|---|
-//! | kind: 1 entries, 2 messages, 3 end, 4 abandoned | 1 |
+//! | kind: 1 entries, 2 messages, 3 end, 4 abandoned, 5 requests | 1 |
 //! | number of the block, from 0 | 8 |
 //! | length of the body | 4 |
 //! | XXH3-64 of these three | 8 |
@@ -18,7 +18,8 @@
 //! |---|---|
 //! | entries | key and cell, again and again, each with its length before it; keys ascend through the whole file |
 //! | messages | time (8), index (4), body with its length before it, again and again; ids ascend |
-//! | end | keys (8), messages (8), XXH3-64 of all body checksums before (8) |
+//! | requests | id (16) and record as the store keeps it, with its length before it, again and again; ids ascend |
+//! | end | keys (8), messages (8), requests (8), XXH3-64 of all body checksums before (8) |
 //! | abandoned | why, as text |
 //!
 //! Fixed numbers are big endian, lengths within bodies LEB128. Nothing follows the last block.
@@ -33,10 +34,11 @@ use bytes::{Buf, Bytes};
 use tidemill_lattice::{Cell, Key, Time, Writer};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
+use crate::requests::StoredRequest;
 use crate::{Error, MessageId};
 
 const MAGIC: [u8; 8] = *b"TIDEMILL";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const HEAD_BYTES: usize = 29;
 const BLOCK_HEAD_BYTES: usize = 21;
 const CHECKSUM_BYTES: usize = 8;
@@ -47,6 +49,7 @@ const ENTRIES: u8 = 1;
 const MESSAGES: u8 = 2;
 const END: u8 = 3;
 const ABANDONED: u8 = 4;
+const REQUESTS: u8 = 5;
 
 /// What a backup says of itself at its beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +69,8 @@ pub struct Summary {
     pub keys: u64,
     /// Messages pending at the snapshot.
     pub messages: u64,
+    /// Requests recorded at the snapshot.
+    pub requests: u64,
     /// Its length.
     pub bytes: u64,
 }
@@ -90,8 +95,11 @@ pub enum ReadError {
     /// Something else.
     #[error("this is no backup of a Tidemill store; name a file that `store backup` wrote")]
     NotABackup,
-    /// A later version wrote it.
-    #[error("the backup has format {0}, this version reads {VERSION}; use a newer version")]
+    /// Another version wrote it.
+    #[error(
+        "the backup has format {0}, this version reads {VERSION}; use the version that wrote it, \
+         or a newer one"
+    )]
     Version(u8),
     /// It ends too early.
     #[error("the backup is cut off after {at_byte} bytes; use another copy, or another backup")]
@@ -125,6 +133,7 @@ pub struct Encoder<W> {
     checksums: Xxh3,
     keys: u64,
     messages: u64,
+    requests: u64,
     bytes: u64,
 }
 
@@ -151,6 +160,7 @@ impl<W: Write> Encoder<W> {
             checksums: Xxh3::new(),
             keys: 0,
             messages: 0,
+            requests: 0,
             bytes: HEAD_BYTES as u64,
         })
     }
@@ -182,6 +192,18 @@ impl<W: Write> Encoder<W> {
         Ok(())
     }
 
+    /// Adds the record of a request, above all before it. They come last.
+    ///
+    /// # Errors
+    /// What the stream says.
+    pub fn request(&mut self, request: &StoredRequest) -> io::Result<()> {
+        self.begin(REQUESTS)?;
+        self.body.extend_from_slice(&request.id.to_be_bytes());
+        put_bytes(&mut self.body, &request.encode());
+        self.requests += 1;
+        Ok(())
+    }
+
     /// Writes the end, without which a backup counts as cut off.
     ///
     /// # Errors
@@ -190,7 +212,7 @@ impl<W: Write> Encoder<W> {
         self.close()?;
         self.kind = END;
         let checksums = self.checksums.digest();
-        for number in [self.keys, self.messages, checksums] {
+        for number in [self.keys, self.messages, self.requests, checksums] {
             self.body.extend_from_slice(&number.to_be_bytes());
         }
         self.close()?;
@@ -199,6 +221,7 @@ impl<W: Write> Encoder<W> {
             head: self.head,
             keys: self.keys,
             messages: self.messages,
+            requests: self.requests,
             bytes: self.bytes,
         })
     }
@@ -255,6 +278,8 @@ pub enum Block {
     Entries(Vec<(Key, Cell)>),
     /// Pending messages, in order.
     Messages(Vec<(MessageId, Bytes)>),
+    /// Records of requests, in the order of their ids.
+    Requests(Vec<StoredRequest>),
 }
 
 /// Reads a backup and checks it on the way.
@@ -266,8 +291,10 @@ pub struct Decoder<R> {
     checksums: Xxh3,
     last_key: Option<Key>,
     last_message: Option<MessageId>,
+    last_request: Option<u128>,
     keys: u64,
     messages: u64,
+    requests: u64,
     summary: Option<Summary>,
 }
 
@@ -301,8 +328,10 @@ impl<R: Read> Decoder<R> {
             checksums: Xxh3::new(),
             last_key: None,
             last_message: None,
+            last_request: None,
             keys: 0,
             messages: 0,
+            requests: 0,
             summary: None,
         })
     }
@@ -340,8 +369,12 @@ impl<R: Read> Decoder<R> {
                 .read_messages(body)
                 .map(|messages| Some(Block::Messages(messages)))
                 .map_err(wrong),
-            END if body.len() == 24 => {
-                let said = (body.get_u64(), body.get_u64(), body.get_u64());
+            REQUESTS => self
+                .read_requests(body)
+                .map(|requests| Some(Block::Requests(requests)))
+                .map_err(wrong),
+            END if body.len() == 32 => {
+                let said = [(); 4].map(|()| body.get_u64());
                 self.end(said).map_err(wrong)?;
                 Ok(None)
             }
@@ -398,7 +431,8 @@ impl<R: Read> Decoder<R> {
         while !body.is_empty() {
             let key = Key::from_bytes(&take_bytes(&mut body)?).map_err(|e| e.to_string())?;
             let cell = Cell::decode(&take_bytes(&mut body)?).map_err(|e| e.to_string())?;
-            if self.last_key.as_ref().is_some_and(|last| *last >= key) || self.messages > 0 {
+            let is_late = self.messages > 0 || self.requests > 0;
+            if self.last_key.as_ref().is_some_and(|last| *last >= key) || is_late {
                 return Err("its keys are out of order".to_owned());
             }
             self.last_key = Some(key.clone());
@@ -415,7 +449,8 @@ impl<R: Read> Decoder<R> {
                 return Err("a message is too short".to_owned());
             }
             let id = (Time::from_u64(body.get_u64()), body.get_u32());
-            if self.last_message.is_some_and(|last| last >= id) || id.0 > self.head.snapshot {
+            let is_early = self.last_message.is_some_and(|last| last >= id);
+            if is_early || id.0 > self.head.snapshot || self.requests > 0 {
                 return Err("its messages are out of order".to_owned());
             }
             self.last_message = Some(id);
@@ -425,8 +460,31 @@ impl<R: Read> Decoder<R> {
         Ok(messages)
     }
 
-    fn end(&mut self, said: (u64, u64, u64)) -> Result<(), String> {
-        if said != (self.keys, self.messages, self.checksums.digest()) {
+    fn read_requests(&mut self, mut body: Bytes) -> Result<Vec<StoredRequest>, String> {
+        let mut requests = Vec::new();
+        while !body.is_empty() {
+            let id = body
+                .try_get_u128()
+                .map_err(|_| "a request is too short".to_owned())?;
+            let request = StoredRequest::decode(id, &take_bytes(&mut body)?)?;
+            let is_early = self.last_request.is_some_and(|last| last >= id);
+            if is_early || request.time > self.head.snapshot {
+                return Err("its requests are out of order".to_owned());
+            }
+            self.last_request = Some(id);
+            self.requests += 1;
+            // The log that it was written with is not there any more.
+            requests.push(StoredRequest {
+                group: 0,
+                ..request
+            });
+        }
+        Ok(requests)
+    }
+
+    fn end(&mut self, said: [u64; 4]) -> Result<(), String> {
+        let checksums = self.checksums.digest();
+        if said != [self.keys, self.messages, self.requests, checksums] {
             return Err("it counts other blocks than these".to_owned());
         }
         let mut more = [0];
@@ -439,6 +497,7 @@ impl<R: Read> Decoder<R> {
             head: self.head,
             keys: self.keys,
             messages: self.messages,
+            requests: self.requests,
             bytes: self.at_byte,
         });
         Ok(())

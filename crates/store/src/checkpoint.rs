@@ -29,6 +29,8 @@ const STEP_GROUPS: usize = 1024;
 /// Stored keys that each checkpoint looks at in passing, for content that has expired.
 const SWEEP_KEYS: usize = 1024;
 
+const OPERATION: &str = "writing a checkpoint";
+
 type Asker = SyncSender<Result<Time, Error>>;
 
 /// Where checkpoints stand.
@@ -260,7 +262,7 @@ impl Sequencer {
         }
         // What was folded is seen before the log has it; the durable tier has it only after.
         self.catch_up();
-        let outcome = self.inner.engine.change(changes);
+        let outcome = self.inner.engine.change(OPERATION, changes);
         self.checkpoints.run = Some(run);
         outcome?;
         self.inner.call(shard, move |shard| {
@@ -286,7 +288,7 @@ impl Sequencer {
         let log_start = self.logged.get(covered.count());
         let log_start = log_start.map_or(self.next_number, |group| group.number);
         changes.push(Change::Mark(run.target, log_start));
-        let outcome = self.inner.engine.change(changes);
+        let outcome = self.inner.engine.change(OPERATION, changes);
         if let Err(error) = outcome {
             checkpoints.run = Some(run);
             return Err(error);

@@ -32,8 +32,8 @@ use crate::turns::{Slot, Turns};
 use crate::verify::corrupt_fence;
 use crate::watch::{Wake, Watch, Watched, Watchers};
 use crate::{
-    Commit, Committed, Disk, Done, Error, Look, MessageId, Observed, Page, Pins, Snapshot, Stats,
-    Store, SystemDisk, Update, backup, export, recovery, scan,
+    Commit, Committed, Disk, Done, Error, Look, MessageId, Observed, Page, Pins, RecordedRequest,
+    Snapshot, Stats, Store, SystemDisk, Update, backup, export, recovery, scan,
 };
 
 /// A key hashes to one of so many slots, by XXH3-64 of its encoded form; a shard owns a range
@@ -97,6 +97,8 @@ pub(crate) struct Counters {
     pub(crate) checkpoints: AtomicU64,
     pub(crate) checkpoint: AtomicU64,
     pub(crate) read_only: AtomicBool,
+    pub(crate) requests_repeated: AtomicU64,
+    pub(crate) requests_swept: AtomicU64,
 }
 
 /// What is called once a time is stable.
@@ -122,6 +124,8 @@ pub(crate) struct Inner {
     /// Who waits for the frontier to pass a time, and how many.
     unstable: Mutex<Vec<(Time, Then)>>,
     unstable_count: AtomicUsize,
+    /// Groups of the log from this one on were voided in this life, and their records with them.
+    pub(crate) voided_from: AtomicU64,
     pub(crate) counters: Counters,
     /// Why nothing is written any more; see `counters.read_only`.
     cause: Mutex<Option<String>>,
@@ -217,6 +221,14 @@ impl Inner {
             drop(self.ask(shard, offer));
         }
         Ok((!cell.is_bottom()).then_some(cell))
+    }
+
+    /// What the log says of a request, whether all of it can be seen yet or not.
+    pub(crate) fn recorded(&self, id: u128, now_us: u64) -> Result<Option<RecordedRequest>, Error> {
+        let stored = self.engine.request(id)?;
+        let voided_from = self.voided_from.load(Ordering::SeqCst);
+        let stands = stored.filter(|stored| stored.group < voided_from);
+        Ok(stands.and_then(|stored| stored.at(now_us)))
     }
 
     /// The newest complete state, pinned, with the messages that are pending in it. What is
@@ -316,7 +328,7 @@ impl Embedded {
         )?;
         let mut owners = recovery::owners(options.shards.clamp(1, SLOTS as usize));
         let recovered = recovery::recover(&engine, &mut owners, void)?;
-        engine.begin(recovered.writer.0, &recovered.drop)?;
+        engine.begin(recovered.writer.0, &recovered.drop, &recovered.voided)?;
         if void.is_some() {
             fence.clear().map_err(|e| fence_error(&options, &e))?;
         }
@@ -351,6 +363,7 @@ impl Embedded {
             backlog: AtomicU64::new(0),
             unstable: Mutex::default(),
             unstable_count: AtomicUsize::new(0),
+            voided_from: AtomicU64::new(u64::MAX),
             counters,
             cause: Mutex::default(),
             watchers: Arc::default(),
@@ -565,6 +578,7 @@ impl Store for Embedded {
             return done(Ok(Committed {
                 time: commit.snapshot,
                 messages: Vec::new(),
+                repeated: None,
             }));
         }
         let inner = &*self.inner;
@@ -590,6 +604,18 @@ impl Store for Embedded {
         if idle {
             inner.wake.notify_one();
         }
+    }
+
+    fn request(&self, id: u128) -> Result<Option<RecordedRequest>, Error> {
+        let inner = &*self.inner;
+        let recorded = inner.recorded(id, inner.clock.now_micros())?;
+        // Between the log's write and the answer it is there and not to be seen yet.
+        let recorded = recorded.filter(|recorded| recorded.time <= inner.advance());
+        if recorded.is_some() {
+            let repeated = &inner.counters.requests_repeated;
+            repeated.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(recorded)
     }
 
     fn update(&self, update: Update, done: Done) {
@@ -683,6 +709,9 @@ impl Store for Embedded {
             messages_pending: inner.pending.lock().len() as u64,
             conflicts_dropped: sum(View::conflicts),
             read_only: counters.read_only.load(Ordering::Relaxed),
+            requests: inner.engine.requests_len(),
+            requests_repeated: number(&counters.requests_repeated),
+            requests_swept: number(&counters.requests_swept),
         }
     }
 }

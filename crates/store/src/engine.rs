@@ -19,6 +19,7 @@ use fjall::{
 use tidemill_lattice::{Cell, Key, Time};
 
 use crate::journal::{self, Finding};
+use crate::requests::{StoredRequest, due_key, read_due_key};
 use crate::{Disk, Durability, Error, MessageId, disk::Step, manifest, observed::EngineStats};
 
 /// With so much free space, sizes are chosen for speed.
@@ -82,7 +83,7 @@ pub(crate) struct Meta {
     pub(crate) log_start: u64,
 }
 
-/// A change of the durable tier in a checkpoint.
+/// A change of the durable tier.
 pub(crate) enum Change {
     Put(Key, Vec<u8>),
     Forget(Key),
@@ -90,6 +91,12 @@ pub(crate) enum Change {
     Unpost(MessageId),
     /// The durable tier is complete through a time; the log is needed from a group on.
     Mark(Time, u64),
+    /// The record of a request, new or in the place of the one before.
+    Record(StoredRequest),
+    /// A request is forgotten.
+    Unrecord(u128),
+    /// A record is not due at this time any more.
+    NotDue(u64, u128),
 }
 
 pub(crate) struct Engine {
@@ -99,6 +106,10 @@ pub(crate) struct Engine {
     log: Keyspace,
     data: Keyspace,
     outbox: Keyspace,
+    /// Records of requests by id.
+    requests: Keyspace,
+    /// When each is due.
+    due: Keyspace,
     meta: Keyspace,
 }
 
@@ -130,6 +141,8 @@ impl Engine {
         let data = keyspace("data", sizes.buffer_bytes)?;
         let outbox = keyspace("outbox", sizes.buffer_bytes)?;
         let meta = keyspace("meta", sizes.buffer_bytes)?;
+        let requests = keyspace("requests", sizes.buffer_bytes)?;
+        let due = keyspace("due", sizes.buffer_bytes)?;
         let directory = directory.to_path_buf();
         Ok(Engine {
             directory,
@@ -138,6 +151,8 @@ impl Engine {
             log,
             data,
             outbox,
+            requests,
+            due,
             meta,
         })
     }
@@ -187,24 +202,35 @@ impl Engine {
         Ok(Some(u64::from_be_bytes(bytes)))
     }
 
-    /// Begins a new life: writes the epoch and drops voided or torn groups, synced.
-    pub(crate) fn begin(&self, epoch: u32, drop: &[u64]) -> Result<(), Error> {
+    /// Begins a new life: writes the epoch and drops voided or torn groups with the records
+    /// that were written with them, synced.
+    pub(crate) fn begin(
+        &self,
+        epoch: u32,
+        drop: &[u64],
+        records: &[StoredRequest],
+    ) -> Result<(), Error> {
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
         batch.insert(&self.meta, "format", u64::from(FORMAT).to_be_bytes());
         batch.insert(&self.meta, "epoch", u64::from(epoch).to_be_bytes());
         for number in drop {
             batch.remove(&self.log, number.to_be_bytes());
         }
+        for record in records {
+            batch.remove(&self.requests, record.id.to_be_bytes());
+            batch.remove(&self.due, due_key(record.due_us, record.id));
+        }
         batch
             .commit()
             .map_err(|e| self.write_error("beginning a new epoch", &e))
     }
 
-    /// Appends a group, and syncs if `durability` asks for it.
+    /// Appends a group with the records of its requests, and syncs if `durability` asks for it.
     pub(crate) fn append(
         &self,
         number: u64,
         group: Vec<u8>,
+        records: &[StoredRequest],
         durability: Durability,
     ) -> Result<(), Error> {
         const OPERATION: &str = "writing the log";
@@ -216,16 +242,23 @@ impl Engine {
         };
         let mut batch = self.database.batch().durability(Some(mode));
         batch.insert(&self.log, number.to_be_bytes(), group);
+        for record in records {
+            batch.insert(&self.requests, record.id.to_be_bytes(), record.encode());
+            batch.insert(&self.due, due_key(record.due_us, record.id), []);
+        }
         batch
             .commit()
             .map_err(|e| self.write_error(OPERATION, &e))?;
         self.disk.step(Step::AfterAppend).map_err(injected)
     }
 
-    /// Applies part of a checkpoint as one batch, without a sync.
-    pub(crate) fn change(&self, changes: Vec<Change>) -> Result<(), Error> {
-        const OPERATION: &str = "writing a checkpoint";
-        let injected = |e: io::Error| self.write_error(OPERATION, &fjall::Error::Io(e));
+    /// Applies changes as one batch, without a sync. `operation` is for people.
+    pub(crate) fn change(
+        &self,
+        operation: &'static str,
+        changes: Vec<Change>,
+    ) -> Result<(), Error> {
+        let injected = |e: io::Error| self.write_error(operation, &fjall::Error::Io(e));
         self.disk.step(Step::BeforeCheckpoint).map_err(injected)?;
         let mut batch = self.database.batch();
         for change in changes {
@@ -238,9 +271,15 @@ impl Engine {
                     batch.insert(&self.meta, "checkpoint", time.as_u64().to_be_bytes());
                     batch.insert(&self.meta, "log-start", log_start.to_be_bytes());
                 }
+                Change::Record(record) => {
+                    batch.insert(&self.requests, record.id.to_be_bytes(), record.encode());
+                    batch.insert(&self.due, due_key(record.due_us, record.id), []);
+                }
+                Change::Unrecord(id) => batch.remove(&self.requests, id.to_be_bytes()),
+                Change::NotDue(due_us, id) => batch.remove(&self.due, due_key(due_us, id)),
             }
         }
-        batch.commit().map_err(|e| self.write_error(OPERATION, &e))
+        batch.commit().map_err(|e| self.write_error(operation, &e))
     }
 
     /// Removes groups of the log that a checkpoint covers.
@@ -368,10 +407,65 @@ impl Engine {
         })
     }
 
+    /// The record of a request.
+    pub(crate) fn request(&self, id: u128) -> Result<Option<StoredRequest>, Error> {
+        let value = self.requests.get(id.to_be_bytes());
+        let value = value.map_err(|e| self.read_error(&e))?;
+        value.map(|value| self.read_request(id, &value)).transpose()
+    }
+
+    /// Records of requests above `after`, in the order of their ids.
+    pub(crate) fn requests(
+        &self,
+        after: Option<u128>,
+    ) -> impl Iterator<Item = Result<StoredRequest, Error>> + '_ {
+        let from = after.map_or(Bound::Unbounded, |id| Bound::Excluded(id.to_be_bytes()));
+        let range = self.requests.range((from, Bound::Unbounded));
+        range.map(|guard| {
+            let (key, value) = guard.into_inner().map_err(|e| self.read_error(&e))?;
+            let id = <[u8; 16]>::try_from(&*key)
+                .map_err(|_| self.corrupt("the requests", "an id has the wrong length"))?;
+            self.read_request(u128::from_be_bytes(id), &value)
+        })
+    }
+
+    fn read_request(&self, id: u128, value: &[u8]) -> Result<StoredRequest, Error> {
+        StoredRequest::decode(id, value)
+            .map_err(|cause| self.corrupt(format!("the record of request {id:032x}"), cause))
+    }
+
+    /// About how many requests are recorded.
+    pub(crate) fn requests_len(&self) -> u64 {
+        self.requests.approximate_len() as u64
+    }
+
+    /// Up to `limit` records that are due between these times, both included, by due time.
+    pub(crate) fn due(
+        &self,
+        from_us: u64,
+        to_us: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, u128)>, Error> {
+        let range = due_key(from_us, 0)..=due_key(to_us, u128::MAX);
+        let keys = self.due.range(range).take(limit).map(|guard| {
+            let key = guard.key().map_err(|e| self.read_error(&e))?;
+            read_due_key(&key)
+                .ok_or_else(|| self.corrupt("the requests", "a due time has the wrong length"))
+        });
+        keys.collect()
+    }
+
     /// What the engine does and holds. Waits for the journal, should it be written just now.
     pub(crate) fn observe(&self) -> EngineStats {
         let database = &self.database;
-        let keyspaces = [&self.log, &self.data, &self.outbox, &self.meta];
+        let keyspaces = [
+            &self.log,
+            &self.data,
+            &self.outbox,
+            &self.requests,
+            &self.due,
+            &self.meta,
+        ];
         // It fails only where the engine has, and then writes say so.
         let journal_bytes = database.journal_disk_space().unwrap_or(0);
         let sum = |of: fn(&Keyspace) -> u64| keyspaces.iter().map(|keyspace| of(keyspace)).sum();

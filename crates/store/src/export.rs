@@ -10,7 +10,11 @@ use tidemill_lattice::Writer;
 
 use crate::backup::{Encoder, Head, Summary, WriteError};
 use crate::embedded::Inner;
+use crate::requests::StoredRequest;
 use crate::{Error, scan};
+
+/// Records of requests that are read at a time.
+const PAGE_REQUESTS: usize = 1024;
 
 /// Writes everything at the newest complete state. What fails on the way is said in the stream
 /// too, as far as the stream takes it.
@@ -42,7 +46,28 @@ pub(crate) fn export(
     for (id, body) in messages {
         encoder.message(id, &body)?;
     }
-    Ok(encoder.finish()?)
+    let mut after = None;
+    loop {
+        let page: Result<Vec<StoredRequest>, Error> = {
+            let requests = inner.engine.requests(after);
+            requests.take(PAGE_REQUESTS).collect()
+        };
+        let page = match page {
+            Ok(page) => page,
+            Err(error) => {
+                encoder.abandon(&error.to_string())?;
+                return Err(error.into());
+            }
+        };
+        let Some(last) = page.last() else {
+            return Ok(encoder.finish()?);
+        };
+        after = Some(last.id);
+        // What has taken effect above the snapshot is no part of it.
+        for request in page.iter().filter(|request| request.time <= snapshot) {
+            encoder.request(request)?;
+        }
+    }
 }
 
 /// A backup that outlived its snapshot can not be helped by running it again.

@@ -34,6 +34,7 @@ mod packed;
 pub mod pins;
 pub mod record;
 mod recovery;
+mod requests;
 mod restore;
 mod scan;
 mod sequencer;
@@ -41,6 +42,7 @@ mod shard;
 mod slab;
 mod space;
 mod stats;
+mod sweep;
 mod table;
 mod turns;
 mod verify;
@@ -58,6 +60,7 @@ pub use embedded::{Embedded, Options};
 pub use error::Error;
 pub use observed::Observed;
 pub use pins::{Pins, Snapshot};
+pub use requests::{RecordedAnswer, RecordedRequest, RequestRecord, StoredRequest};
 pub use restore::{RestoreError, restore};
 pub use shard::{Driver, Seen, Shard, Sleeper, Told, Turn};
 pub use stats::Stats;
@@ -90,7 +93,7 @@ pub type Done = Box<dyn FnOnce(Result<Committed, Error>) + Send>;
 /// Everything that one request wants to change, applied together or not at all.
 #[derive(Clone, Debug)]
 pub struct Commit {
-    /// The request's identity, kept in the record.
+    /// The request's identity, kept in the log.
     pub request: u128,
     /// The snapshot that the request read from, still pinned when the commit is handed in; the
     /// commit's time is drawn above it.
@@ -105,13 +108,20 @@ pub struct Commit {
     /// The message that this commit is the handling of. Of several commits that name the
     /// same message one succeeds; the others fail with [`Error::Consumed`].
     pub consumes: Option<MessageId>,
+    /// What to keep of the request. Of several commits with such a record and one identity the
+    /// first takes effect; the others change nothing and are answered with what it recorded.
+    /// Without it nothing is looked up and nothing kept.
+    pub record: Option<RequestRecord>,
 }
 
 impl Commit {
-    /// Whether it changes nothing. Such a commit is answered at once and not logged.
+    /// Whether it leaves nothing. Such a commit is answered at once and not logged.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.deltas.is_empty() && self.messages.is_empty() && self.consumes.is_none()
+        self.deltas.is_empty()
+            && self.messages.is_empty()
+            && self.consumes.is_none()
+            && self.record.is_none()
     }
 }
 
@@ -123,6 +133,9 @@ pub struct Committed {
     pub time: Time,
     /// The ids of the outgoing messages, in the order given.
     pub messages: Vec<MessageId>,
+    /// The request had taken effect before: this commit changed nothing, and `time` is the
+    /// first one's.
+    pub repeated: Option<RecordedRequest>,
 }
 
 /// What decides an update: gets the key's newest cell (tombstones included, `None` if nothing
@@ -210,6 +223,13 @@ pub trait Store: Send + Sync + 'static {
     /// must not block; when it is called with `Ok`, every new
     /// snapshot sees the commit.
     fn commit(&self, commit: Commit, done: Done);
+
+    /// What is recorded of a request, if it has taken effect and every new snapshot sees that.
+    /// Cheap where nothing is: the engine's filters answer from memory.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Corrupt`] if the durable tier can not give it.
+    fn request(&self, id: u128) -> Result<Option<RecordedRequest>, Error>;
 
     /// Decides a write of one key where its newest state is: no other write of the key comes
     /// between what `decide` sees and what it writes. `done` is called as by

@@ -15,6 +15,7 @@ use crate::engine::Engine;
 use crate::fence::Void;
 use crate::owner::{Held, Owner};
 use crate::record::{self, Entry, Header};
+use crate::requests::StoredRequest;
 use crate::sequencer::Logged;
 use crate::table::View;
 use crate::{Error, MessageId};
@@ -35,7 +36,9 @@ pub(crate) struct Recovered {
     pub(crate) consumed: Vec<MessageId>,
     /// Groups to remove: voided by the fence, or torn at the end.
     pub(crate) drop: Vec<u64>,
-    /// Of those, the torn ones.
+    /// The records that were written with them.
+    pub(crate) voided: Vec<StoredRequest>,
+    /// Of those groups, the torn ones.
     pub(crate) torn: Vec<u64>,
 }
 
@@ -101,6 +104,15 @@ pub(crate) fn recover(
         );
         recovered.drop.push(torn.number);
         recovered.torn.push(torn.number);
+    }
+    if !recovered.drop.is_empty() {
+        // Rare, and the only time that all records are looked through.
+        for record in engine.requests(None) {
+            let record = record?;
+            if recovered.drop.contains(&record.group) {
+                recovered.voided.push(record);
+            }
+        }
     }
     Ok(recovered)
 }

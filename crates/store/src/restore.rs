@@ -17,6 +17,7 @@ use crate::{Disk, Error};
 
 /// In a directory that is being filled.
 const MARKER: &str = "RESTORING";
+const OPERATION: &str = "restoring a backup";
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Why there is no new store.
@@ -135,12 +136,13 @@ fn fill(backup: impl Read, partial: &Path, disk: Arc<dyn Disk>) -> Result<Summar
                 .into_iter()
                 .map(|(id, body)| Change::Post(id, body))
                 .collect(),
+            Block::Requests(requests) => requests.into_iter().map(Change::Record).collect(),
         };
-        engine.change(changes)?;
+        engine.change(OPERATION, changes)?;
     }
-    engine.change(vec![Change::Mark(head.snapshot, FIRST_GROUP)])?;
+    engine.change(OPERATION, vec![Change::Mark(head.snapshot, FIRST_GROUP)])?;
     // The next life counts on from here, and begins above the checkpoint.
-    engine.begin(head.writer.0, &[])?;
+    engine.begin(head.writer.0, &[], &[])?;
     decoder.summary().ok_or_else(|| {
         let at_byte = 0;
         ReadError::Cut { at_byte }.into()
@@ -156,8 +158,13 @@ fn check(partial: &Path, summary: Summary) -> Result<(), RestoreError> {
     fs::remove_dir_all(&scratch).map_err(failed)?;
     let cause = match report.damages.first() {
         Some(damage) => damage.to_string(),
-        None if (report.keys, report.messages) == (summary.keys, summary.messages) => return Ok(()),
-        None => format!("it holds {} keys, not {}", report.keys, summary.keys),
+        None if report.keys != summary.keys => {
+            format!("it holds {} keys, not {}", report.keys, summary.keys)
+        }
+        None if (report.messages, report.requests) == (summary.messages, summary.requests) => {
+            return Ok(());
+        }
+        None => "messages or records of requests are missing".to_owned(),
     };
     Err(RestoreError::NotWhole {
         directory: partial.to_owned(),

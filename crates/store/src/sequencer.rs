@@ -5,7 +5,7 @@
 //! While a group is written and synced, the next one gathers in the queue: group commit.
 //! It knows the engine, the shards' mailboxes and the frontier, and nothing of who commits.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
@@ -21,9 +21,14 @@ use crate::latch::Latch;
 use crate::mailbox::{Mail, Slice};
 use crate::record::{self, Entries};
 use crate::recovery::Recovered;
+use crate::requests::{self, StoredRequest};
 use crate::shard::answer;
+use crate::sweep::Sweeper;
 use crate::table::Loaded;
-use crate::{Commit, Committed, Done, Durability, Error, MessageId, PROVISIONAL, Snapshot, Stats};
+use crate::{
+    Commit, Committed, Done, Durability, Error, MessageId, PROVISIONAL, RecordedRequest, Snapshot,
+    Stats,
+};
 
 /// The most commits in one group, and about the most bytes.
 const GROUP_COMMITS: usize = 1024;
@@ -106,10 +111,30 @@ struct Group {
     entries: Entries,
     commits: Vec<Placed>,
     consumed: BTreeSet<MessageId>,
+    /// The requests that leave a record.
+    recorded: HashSet<u128>,
     durable: bool,
     chunks: Vec<(usize, u64)>,
     /// Bytes that came from shards.
     chunk_bytes: usize,
+    /// Bytes of the records of requests.
+    record_bytes: usize,
+}
+
+impl Group {
+    fn is_full(&self) -> bool {
+        self.commits.len() >= GROUP_COMMITS || self.entries.len() + self.record_bytes >= GROUP_BYTES
+    }
+
+    /// The records of its requests, which go with it.
+    fn take_records(&mut self, number: u64) -> Vec<StoredRequest> {
+        let records = self.commits.iter_mut().filter_map(|placed| {
+            let record = placed.commit.record.take()?;
+            let id = placed.commit.request;
+            Some(StoredRequest::new(id, placed.time, number, record))
+        });
+        records.collect()
+    }
 }
 
 /// A commit with its time.
@@ -142,6 +167,7 @@ pub(crate) struct Sequencer {
     fence: Fence,
     pub(crate) logged: VecDeque<Logged>,
     pub(crate) checkpoints: Checkpoints,
+    pub(crate) sweeper: Sweeper,
 }
 
 impl Sequencer {
@@ -155,6 +181,7 @@ impl Sequencer {
             next_number: recovered.next_number,
             fence,
             checkpoints: Checkpoints::new(&recovered, log_bytes, now_us),
+            sweeper: Sweeper::default(),
             logged: recovered.logged,
         }
     }
@@ -169,7 +196,9 @@ impl Sequencer {
             if !idle {
                 self.groups(&mut commits, &mut chunks);
             }
-            self.checkpoint_step(self.inner.clock.now_micros());
+            let now_us = self.inner.clock.now_micros();
+            self.checkpoint_step(now_us);
+            self.sweep_step(now_us);
             if closing && idle {
                 break;
             }
@@ -185,7 +214,7 @@ impl Sequencer {
     /// Takes what is queued, waiting for something if there is no work left. Tells whether the
     /// store is closing.
     fn gather(&mut self, commits: &mut Vec<Queued>, chunks: &mut Vec<Chunk>) -> bool {
-        let busy = self.checkpoint_busy();
+        let busy = self.checkpoint_busy() || self.sweep_busy();
         let mut queue = self.inner.queue.lock();
         while !queue.is_ready() && !busy {
             let time = if queue.chunks.is_empty() {
@@ -224,8 +253,15 @@ impl Sequencer {
             }
         }
         for queued in commits.drain(..) {
+            let Commit {
+                request, record, ..
+            } = &queued.commit;
+            if record.is_some() && group.recorded.contains(request) {
+                // Written first, the one before it is found as any other is.
+                self.write(std::mem::take(&mut group));
+            }
             self.take(queued, now_us, &mut group);
-            if group.commits.len() >= GROUP_COMMITS || group.entries.len() >= GROUP_BYTES {
+            if group.is_full() {
                 self.write(std::mem::take(&mut group));
             }
         }
@@ -254,6 +290,11 @@ impl Sequencer {
             done,
             asked_us,
         } = queued;
+        match self.recorded(&commit, now_us) {
+            Ok(None) => {}
+            Ok(Some(before)) => return self.repeat(before, &commit, done),
+            Err(error) => return answer(done, Err(error)),
+        }
         let loaded = match self.acceptable(&commit, group) {
             Ok(loaded) => loaded,
             Err(error) => return answer(done, Err(error)),
@@ -270,7 +311,8 @@ impl Sequencer {
         for (_, cell) in &mut commit.deltas {
             cell.restamp(&stamp);
         }
-        let size_bytes = group.entries.commit(time, &commit);
+        let entry_bytes = group.entries.commit(time, &commit);
+        let size_bytes = entry_bytes + record_bytes(&commit);
         let limit_bytes = record::LIMIT_BYTES;
         let room = if size_bytes > limit_bytes {
             Err(Error::TooLarge {
@@ -281,13 +323,17 @@ impl Sequencer {
             self.inner.space.take(size_bytes, now_us)
         };
         if let Err(error) = room {
-            group.entries.undo(size_bytes);
+            group.entries.undo(entry_bytes);
             if group.commits.is_empty() {
                 self.release();
             }
             return answer(done, Err(error));
         }
         group.consumed.extend(commit.consumes);
+        if commit.record.is_some() {
+            group.recorded.insert(commit.request);
+            group.record_bytes += record_bytes(&commit);
+        }
         group.durable |= commit.durability == Durability::Durable;
         group.commits.push(Placed {
             time,
@@ -296,6 +342,36 @@ impl Sequencer {
             done,
             asked_us,
             _held: held,
+        });
+    }
+
+    /// What is recorded of a commit's request, where it wants to be recorded itself.
+    fn recorded(&self, commit: &Commit, now_us: u64) -> Result<Option<RecordedRequest>, Error> {
+        if commit.record.is_none() {
+            return Ok(None);
+        }
+        self.inner.recorded(commit.request, now_us)
+    }
+
+    /// Answers a commit whose request has taken effect before.
+    fn repeat(&mut self, before: RecordedRequest, commit: &Commit, done: Done) {
+        // The first may have asked for less than this one.
+        if commit.durability == Durability::Durable
+            && let Err(error) = self.inner.engine.sync()
+        {
+            self.inner.stop_writing(&error);
+            return answer(done, Err(error));
+        }
+        let counters = &self.inner.counters;
+        counters.requests_repeated.fetch_add(1, Ordering::Relaxed);
+        self.inner.when_stable(before.time, move || {
+            let time = before.time;
+            let committed = Committed {
+                time,
+                messages: Vec::new(),
+                repeated: Some(before),
+            };
+            answer(done, Ok(committed));
         });
     }
 
@@ -333,7 +409,7 @@ impl Sequencer {
     }
 
     /// Writes a group as one value of the log, then has it applied and answers.
-    fn write(&mut self, group: Group) {
+    fn write(&mut self, mut group: Group) {
         let durability = if group.durable {
             Durability::Durable
         } else {
@@ -343,7 +419,14 @@ impl Sequencer {
         let size_bytes = bytes.len() as u64;
         let backlog = group.chunk_bytes as u64;
         let written = match self.inner.failure() {
-            None => self.inner.engine.append(header.number, bytes, durability),
+            None => {
+                let records = group.take_records(header.number);
+                for record in &records {
+                    self.sweeper.recorded(record.due_us);
+                }
+                let engine = &self.inner.engine;
+                engine.append(header.number, bytes, &records, durability)
+            }
             Some(error) => Err(error),
         };
         self.inner.backlog.fetch_sub(backlog, Ordering::Relaxed);
@@ -411,7 +494,13 @@ impl Sequencer {
                 let elapsed_us = now_us.saturating_sub(each.asked_us);
                 inner.views[each.shard].meter().answered(elapsed_us, 1);
                 let Applied { time, messages, .. } = each;
-                answer(each.done, Ok(Committed { time, messages }));
+                let repeated = None;
+                let committed = Committed {
+                    time,
+                    messages,
+                    repeated,
+                };
+                answer(each.done, Ok(committed));
             }
         });
     }
@@ -506,6 +595,7 @@ impl Sequencer {
         if self.inner.failure().is_some() {
             return error;
         }
+        self.inner.voided_from.store(first, Ordering::SeqCst);
         self.inner.stop_writing(&error);
         let void = Void {
             writer: self.writer,
@@ -525,6 +615,12 @@ impl Sequencer {
             },
         }
     }
+}
+
+/// What a commit's record takes.
+fn record_bytes(commit: &Commit) -> usize {
+    let record = commit.record.as_ref();
+    record.map_or(0, |record| requests::OVERHEAD_BYTES + record.result.len())
 }
 
 /// Closes the queue when the thread ends, also by a panic, so that nobody waits for ever.

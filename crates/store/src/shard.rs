@@ -448,6 +448,7 @@ impl Shard {
                 let committed = Committed {
                     time,
                     messages: Vec::new(),
+                    repeated: None,
                 };
                 self.answers.push(Answer {
                     done,

@@ -35,6 +35,12 @@ pub struct Stats {
     pub conflicts_dropped: u64,
     /// Whether a failed write has made the store read-only.
     pub read_only: bool,
+    /// Requests recorded, about: what was written over is counted until it is compacted.
+    pub requests: u64,
+    /// Looks at a record that stood: retries that were answered, and commits that came second.
+    pub requests_repeated: u64,
+    /// Records whose result has expired, and ids that were forgotten after that.
+    pub requests_swept: u64,
 }
 
 impl Stats {

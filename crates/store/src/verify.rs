@@ -39,6 +39,8 @@ pub struct Report {
     pub records: u64,
     /// Messages that no commit has consumed.
     pub messages: u64,
+    /// Records of requests that were read and are right.
+    pub requests: u64,
     /// The life that wrote last.
     pub epoch: u32,
     /// The time that the durable tier is complete through.
@@ -192,6 +194,7 @@ pub(crate) fn inspect(directory: &Path, scratch: &Path) -> Result<Report, Error>
         Err(error) => report.add_error("the log", error),
     }
     values(&engine, &mut report);
+    requests(&engine, &mut report);
     Ok(report)
 }
 
@@ -200,6 +203,20 @@ pub(crate) fn corrupt_fence(directory: &Path, error: &io::Error) -> Error {
         directory: directory.to_owned(),
         place: "the file FENCE".to_owned(),
         cause: error.to_string(),
+    }
+}
+
+/// Reads the record of every request. One that is damaged does not end the reading; where the
+/// engine can not go on, that is told once.
+fn requests(engine: &Engine, report: &mut Report) {
+    for request in engine.requests(None) {
+        match request {
+            Ok(_) => report.requests += 1,
+            Err(error) => report.add_error("the records of requests", error),
+        }
+        if report.more {
+            return;
+        }
     }
 }
 

@@ -43,6 +43,21 @@ pub(super) fn families(stats: &Stats) -> Vec<Family> {
             "Whether a failed write has ended writing until a restart.",
             u64::from(stats.read_only),
         ),
+        gauge(
+            "tidemill_store_requests",
+            "Requests recorded, about.",
+            stats.requests,
+        ),
+        counter(
+            "tidemill_store_requests_repeated",
+            "Retries answered by what was recorded.",
+            stats.requests_repeated,
+        ),
+        counter(
+            "tidemill_store_requests_swept",
+            "Recorded results that expired, and ids that were forgotten.",
+            stats.requests_swept,
+        ),
         counter("tidemill_store_commits", "Commits logged.", stats.commits),
         counter(
             "tidemill_store_flushes",

@@ -407,6 +407,7 @@ fn write(served: &Served, name: &str, ops: &[Op]) {
         durability: Durability::Memory,
         messages: Vec::new(),
         consumes: None,
+        record: None,
     };
     let (sender, receiver) = std::sync::mpsc::channel();
     let done = move |outcome| sender.send(outcome).expect("waited for");

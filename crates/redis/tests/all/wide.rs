@@ -8,7 +8,9 @@ use tidemill_lattice::{Cell, Key};
 use tidemill_redis::Options;
 use tidemill_store::backup::{Summary, WriteError};
 use tidemill_store::watch::{Wake, Watch, Watched};
-use tidemill_store::{Commit, Done, Error, MessageId, Page, Snapshot, Stats, Store, Update};
+use tidemill_store::{
+    Commit, Done, Error, MessageId, Page, RecordedRequest, Snapshot, Stats, Store, Update,
+};
 
 use crate::support::{Served, encode};
 
@@ -69,6 +71,10 @@ impl Store for Gate {
 
     fn commit(&self, commit: Commit, done: Done) {
         self.store.commit(commit, done);
+    }
+
+    fn request(&self, id: u128) -> Result<Option<RecordedRequest>, Error> {
+        self.store.request(id)
     }
 
     fn update(&self, update: Update, done: Done) {

@@ -12,12 +12,13 @@ use bytes::Bytes;
 use tidemill_lattice::{Cell, Dot, Op, Payload, Time, Writer};
 use tidemill_store::backup::{Block, Decoder, Encoder, Head, ReadError, WriteError};
 use tidemill_store::{
-    Embedded, Error, MessageId, Options, RestoreError, Store, SystemDisk, restore, verify,
+    Embedded, Error, MessageId, Options, RecordedAnswer, RestoreError, Store, StoredRequest,
+    SystemDisk, restore, verify,
 };
 
 use crate::support::*;
 
-const GOLDEN: &str = include_str!("../golden/backup-v1.hex");
+const GOLDEN: &str = include_str!("../golden/backup-v2.hex");
 
 /// A small backup, made by hand.
 fn sample() -> Vec<u8> {
@@ -41,10 +42,36 @@ fn sample() -> Vec<u8> {
     }
     encoder.message((at, 0), b"hello").expect("writes");
     encoder.message((at, 1), b"").expect("writes");
+    for request in requests(at) {
+        encoder.request(&request).expect("writes");
+    }
     let summary = encoder.finish().expect("writes");
     assert_eq!((summary.keys, summary.messages), (2, 2));
+    assert_eq!(summary.requests, 2);
     assert_eq!(summary.bytes, out.len() as u64);
     out
+}
+
+/// One with its result, one whose result has expired.
+fn requests(time: Time) -> [StoredRequest; 2] {
+    let kept = StoredRequest {
+        id: 3,
+        time,
+        group: 0,
+        due_us: 1_700_000_001_000_000,
+        refused_until_us: 1_700_000_009_000_000,
+        answer: Some(RecordedAnswer {
+            digest: 11,
+            result: Bytes::from_static(b"done"),
+        }),
+    };
+    let refused = StoredRequest {
+        id: 4,
+        due_us: kept.refused_until_us,
+        answer: None,
+        ..kept.clone()
+    };
+    [kept, refused]
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -68,13 +95,17 @@ fn a_backup_is_encoded_as_ever() {
     let mut decoder = Decoder::new(&backup[..]).expect("a head");
     let mut keys = Vec::new();
     let mut messages = Vec::new();
+    let mut recorded = Vec::new();
     while let Some(block) = decoder.block().expect("reads") {
         match block {
+            Block::Requests(more) => recorded.extend(more),
             Block::Entries(entries) => keys.extend(entries.into_iter().map(|(key, _)| key)),
             Block::Messages(more) => messages.extend(more.into_iter().map(|(_, body)| body)),
         }
     }
     assert_eq!(keys, [key("cart"), key("visits")]);
+    let at = Time::from_micros(1_699_999_999_999_999);
+    assert_eq!(recorded, requests(at));
     assert_eq!(messages, [Bytes::from_static(b"hello"), Bytes::new()]);
     let summary = decoder.summary().expect("whole");
     assert_eq!((summary.keys, summary.messages), (2, 2));
@@ -118,7 +149,7 @@ fn blocks_that_change_places_are_found() {
     encoder.finish().expect("writes");
     assert!(check(&out).is_ok());
     // Three blocks of the same length, and the end.
-    let size = (out.len() - 29 - 53) / 3;
+    let size = (out.len() - 29 - 61) / 3;
     let blocks: Vec<&[u8]> = out[29..29 + 3 * size].chunks(size).collect();
     let end = &out[29 + 3 * size..];
     let order = |order: &[usize]| {
@@ -150,6 +181,7 @@ fn content(backup: &[u8]) -> Content {
                 }
             }
             Block::Messages(more) => messages.extend(more),
+            Block::Requests(_) => {}
         }
     }
     (at, shown, messages)

@@ -45,6 +45,7 @@ fn read(bytes: &[u8]) {
             durability: Durability::Durable,
             messages: entry.messages,
             consumes: entry.consumes,
+            record: None,
         };
         again.commit(entry.time, &commit);
     }

@@ -38,6 +38,7 @@ fn sample() -> (Time, Commit) {
         durability: Durability::Durable,
         messages: vec![Bytes::from_static(b"hello"), Bytes::new()],
         consumes: Some((Time::from_micros(1_600_000_000_000_000), 7)),
+        record: None,
     };
     (time, commit)
 }

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tidemill_lattice::Clock;
-use tidemill_store::{Durability, Embedded, Options, Store};
+use tidemill_store::{Durability, Embedded, Options, RequestRecord, Store};
 
 use crate::support::*;
 
@@ -43,7 +43,14 @@ fn open_small(directory: &Path) -> Embedded {
     Embedded::open(options, Arc::new(WallClock)).expect("the store opens")
 }
 
-/// Commits on three threads, each commit to three keys, and says each acknowledgement.
+/// The request that is a thread's commit.
+fn request(thread: usize, i: i64) -> u128 {
+    (thread as u128 + 1) << 64 | i as u128
+}
+
+/// Commits on three threads, each commit to three keys, and says each acknowledgement. Each
+/// thread begins with the last request that has taken effect, as a client would that was not
+/// answered.
 fn commit_until_killed(directory: &Path) {
     let store = open_small(directory);
     thread::scope(|scope| {
@@ -51,7 +58,7 @@ fn commit_until_killed(directory: &Path) {
             let store = &store;
             scope.spawn(move || {
                 let start = number(store, &format!("last/{thread}"), &store.snapshot());
-                for i in start + 1.. {
+                for i in start.max(1).. {
                     let at = store.snapshot();
                     let (body, register) = (i.to_string(), i % REGISTERS);
                     let ops = [
@@ -63,7 +70,15 @@ fn commit_until_killed(directory: &Path) {
                     if i % 7 == 0 {
                         commit.durability = Durability::Durable;
                     }
-                    send(store, commit).expect("commits");
+                    commit.request = request(thread, i);
+                    commit.record = Some(RequestRecord {
+                        digest: 1,
+                        result: body.into(),
+                        expires_us: u64::MAX,
+                        refused_until_us: 0,
+                    });
+                    let committed = send(store, commit).expect("commits");
+                    assert_eq!(committed.repeated.is_some(), i == start, "request {i}");
                     let line = format!("\nack {thread} {i}\n");
                     std::io::stdout()
                         .write_all(line.as_bytes())
@@ -87,6 +102,9 @@ fn verify(directory: &Path, acknowledged: &BTreeMap<usize, i64>) {
             last <= acknowledged + 1,
             "thread {thread}: {last} is there, {acknowledged} was acknowledged"
         );
+        let recorded = |i| store.request(request(*thread, i)).expect("looks up");
+        assert_eq!(recorded(last).is_some(), last > 0, "request {last}");
+        assert_eq!(recorded(last + 1), None, "a record without its writes");
         assert_eq!(
             number(&store, &format!("total/{thread}"), &at),
             last,

@@ -14,6 +14,7 @@ mod meters;
 mod model;
 mod observed;
 mod recovery;
+mod requests;
 mod snapshots;
 mod support;
 mod tiers;

@@ -122,6 +122,7 @@ pub(crate) fn commit(at: &Snapshot, deltas: Vec<(Key, Cell)>) -> Commit {
         durability: Durability::Memory,
         messages: Vec::new(),
         consumes: None,
+        record: None,
     }
 }
 

@@ -195,18 +195,20 @@ fn print(format: Format, done: &str, summary: &Summary) -> Result<(), Failure> {
         head,
         keys,
         messages,
+        requests,
         bytes,
     } = summary;
     match format {
         Format::Json => output::json(&json!({
             "keys": keys,
             "messages": messages,
+            "requests": requests,
             "bytes": bytes,
             "snapshot": head.snapshot.to_string(),
             "writer": head.writer.0,
         })),
         Format::Table => output::line(&format!(
-            "{done}: {keys} keys, {messages} messages, {bytes} bytes, snapshot {}",
+            "{done}: {keys} keys, {messages} messages, {requests} requests, {bytes} bytes, snapshot {}",
             head.snapshot
         )),
     }
@@ -226,6 +228,7 @@ fn report_json(report: &Report) -> Value {
         "value_bytes": report.value_bytes,
         "records": report.records,
         "messages": report.messages,
+        "requests": report.requests,
         "epoch": report.epoch,
         "checkpoint": report.checkpoint.to_string(),
         "stable": report.stable.to_string(),
@@ -245,13 +248,15 @@ fn range_json(range: &Range) -> Value {
 
 fn report_text(report: &Report) -> String {
     let mut text = format!(
-        "{} values ({} bytes) through {}, {} commits in the log up to {}, {} messages",
+        "{} values ({} bytes) through {}, {} commits in the log up to {}, {} messages, \
+         {} requests",
         report.keys,
         report.value_bytes,
         report.checkpoint,
         report.records,
         report.stable,
-        report.messages
+        report.messages,
+        report.requests
     );
     for torn in &report.torn {
         text.push_str(&format!(
