@@ -25,6 +25,7 @@ use tidemill_telemetry::TraceContext;
 use tokio::sync::mpsc;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const LEVEL: HeaderName = HeaderName::from_static("tidemill-level");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -99,6 +100,9 @@ fn respond(answer: Answer, occurrence: Occurrence) -> Response {
     let headers = response.headers_mut();
     headers.insert(REQUEST, hex_value(answer.request.0));
     headers.insert(TRACE, hex_value(answer.trace.trace.0));
+    if answer.is_repeated {
+        headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+    }
     response
 }
 
@@ -235,21 +239,47 @@ fn wants_no_wait(headers: &HeaderMap) -> bool {
         .any(|name| name.trim().eq_ignore_ascii_case("respond-async"))
 }
 
-/// The key, with or without the quotes of a structured string.
+/// The key (draft-ietf-httpapi-idempotency-key-header-07): a structured string, RFC 8941, whose
+/// quotes may be left out.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let bad = |detail: String| Problem::new(Code::BadRequest, detail);
+    let mut given = headers.get_all(&IDEMPOTENCY_KEY).iter();
+    if given.next().is_some() && given.next().is_some() {
+        return Err(bad("the header `Idempotency-Key` is there twice".to_owned()));
+    }
     let Some(text) = body::header(headers, &IDEMPOTENCY_KEY)? else {
         return Ok(None);
     };
     let text = text.trim();
-    let key = text
-        .strip_prefix('"')
-        .and_then(|rest| rest.strip_suffix('"'))
-        .unwrap_or(text);
-    if key.is_empty() || key.len() > KEY_BYTES_MAX {
-        let detail = format!("the header `Idempotency-Key` holds 1 to {KEY_BYTES_MAX} characters");
-        return Err(Problem::new(Code::BadRequest, detail));
+    let key = match text.strip_prefix('"') {
+        Some(rest) => unquote(rest).ok_or_else(|| {
+            bad("the header `Idempotency-Key` begins with a quote and is no string".to_owned())
+        })?,
+        None => text.to_owned(),
+    };
+    let is_printable = key.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if key.is_empty() || key.len() > KEY_BYTES_MAX || !is_printable {
+        return Err(bad(format!(
+            "the header `Idempotency-Key` holds 1 to {KEY_BYTES_MAX} printable ASCII characters"
+        )));
     }
-    Ok(Some(key.to_owned()))
+    Ok(Some(key))
+}
+
+/// The rest of a string behind its first quote (RFC 8941, section 4.2.5).
+fn unquote(rest: &str) -> Option<String> {
+    let mut key = String::with_capacity(rest.len());
+    let mut chars = rest.chars();
+    loop {
+        match chars.next()? {
+            '"' => return chars.next().is_none().then_some(key),
+            '\\' => match chars.next()? {
+                escaped @ ('"' | '\\') => key.push(escaped),
+                _ => return None,
+            },
+            plain => key.push(plain),
+        }
+    }
 }
 
 /// The trace to join. A malformed header starts a new trace, as the
@@ -423,11 +453,21 @@ mod tests {
 
     #[test]
     fn headers_are_read_or_refused() {
-        let key = |text| idempotency_key(&headers(&[("idempotency-key", text)]));
+        let key = |text: &str| idempotency_key(&headers(&[("idempotency-key", text)]));
         assert_eq!(key("\"a-1\"").expect("valid").as_deref(), Some("a-1"));
         assert_eq!(key("a-1").expect("valid").as_deref(), Some("a-1"));
         assert!(key("\"\"").is_err());
+        assert!(key(&"k".repeat(255)).is_ok());
         assert!(key(&"k".repeat(256)).is_err());
+        let quoted = key(r#""a \"b\" \\ c~""#).expect("valid");
+        assert_eq!(quoted.as_deref(), Some(r#"a "b" \ c~"#));
+        for bad in [
+            "", "\"", "\"a", "\"a\"b", "\"a\\b\"", "\"a\\", "a\tb", "\u{e9}",
+        ] {
+            assert!(key(bad).is_err(), "{bad:?}");
+        }
+        let twice = headers(&[("idempotency-key", "a"), ("idempotency-key", "b")]);
+        assert!(idempotency_key(&twice).is_err());
         let time = |text| timeout(&headers(&[("tidemill-timeout", text)]));
         assert_eq!(
             time("1.5").expect("valid"),

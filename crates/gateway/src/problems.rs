@@ -84,7 +84,7 @@ pub(crate) fn respond(problem: &Problem, occurrence: Occurrence) -> Response {
         let scheme = HeaderValue::from_static("Bearer realm=\"tidemill\"");
         headers.insert(WWW_AUTHENTICATE, scheme);
     }
-    if problem.code.status() == 503 {
+    if problem.code.status() == 503 || problem.code == Code::RequestInFlight {
         let seconds = problem
             .retry_after_ms
             .map_or(RETRY_AFTER_DEFAULT_S, |ms| ms.div_ceil(1000));
@@ -126,7 +126,8 @@ mod tests {
             let asks_for_token = response.headers().contains_key(WWW_AUTHENTICATE);
             assert_eq!(asks_for_token, code.status() == 401, "{code}");
             let says_when = response.headers().contains_key(RETRY_AFTER);
-            assert_eq!(says_when, code.status() == 503, "{code}");
+            let may_pass = code.status() == 503 || code == Code::RequestInFlight;
+            assert_eq!(says_when, may_pass, "{code}");
         }
     }
 

@@ -115,6 +115,11 @@ pub(crate) async fn result(context: &Context<'_>) -> Result<Response, Problem> {
             response
         }
         Fetched::Ended(Ok(payload)) => calls::value(payload),
+        Fetched::Forgotten => {
+            let detail = "the request has ended and its result is not kept: its caller waited \
+                          for it, or it is among the older ones";
+            return Err(Problem::new(Code::UnknownRequest, detail));
+        }
         Fetched::Ended(Err(problem)) => {
             let summary = context.state.runtime.request(id);
             let trace = summary.and_then(|summary| summary.trace.parse().ok());

@@ -32,6 +32,12 @@ pub enum Code {
     UnknownFunction,
     /// No such request, or it has left the list of recent ones.
     UnknownRequest,
+    /// The idempotency key was used with other arguments.
+    RequestMismatch,
+    /// The request is running for somebody else.
+    RequestInFlight,
+    /// The request has been, too long ago for its result to be kept.
+    RequestExpired,
     /// The key holds nothing.
     UnknownKey,
     /// No such trace, or it has left the ring of recent ones.
@@ -89,6 +95,9 @@ impl Code {
         Self::UnknownApp,
         Self::UnknownFunction,
         Self::UnknownRequest,
+        Self::RequestMismatch,
+        Self::RequestInFlight,
+        Self::RequestExpired,
         Self::UnknownKey,
         Self::UnknownTrace,
         Self::UnknownPath,
@@ -125,6 +134,13 @@ impl Code {
             Self::UnknownApp => ("unknown-app", 404, "There is no such app"),
             Self::UnknownFunction => ("unknown-function", 404, "There is no such function"),
             Self::UnknownRequest => ("unknown-request", 404, "There is no such request"),
+            Self::RequestMismatch => (
+                "request-mismatch",
+                422,
+                "The key was used with other arguments",
+            ),
+            Self::RequestInFlight => ("request-in-flight", 409, "The request is running"),
+            Self::RequestExpired => ("request-expired", 410, "The request was too long ago"),
             Self::UnknownKey => ("unknown-key", 404, "The key holds nothing"),
             Self::UnknownTrace => ("unknown-trace", 404, "There is no such trace"),
             Self::UnknownPath => ("unknown-path", 404, "There is no such page"),

@@ -86,6 +86,8 @@ pub struct Answer {
     pub request: RequestId,
     /// Its trace.
     pub trace: TraceContext,
+    /// It is the answer of an earlier call with the same key, which took effect then.
+    pub is_repeated: bool,
     /// What came of it.
     pub result: Result<Output, Problem>,
 }
@@ -156,6 +158,8 @@ pub enum Fetched {
     Running(Box<RequestSummary>),
     /// It ended with this.
     Ended(Result<Payload, Problem>),
+    /// It has ended, and how is not kept.
+    Forgotten,
 }
 
 /// What a deploy did.

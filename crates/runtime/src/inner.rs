@@ -2,12 +2,13 @@
 
 use crate::app::{App, Bundles, Environments, Target, Version};
 use crate::gate::Gate;
+use crate::once::Flights;
 use crate::options::Options;
 use crate::requests::Requests;
 use crate::rundir::RunDirectory;
 use crate::shm::SharedValues;
 use crate::worker::Shop;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -25,6 +26,8 @@ pub(crate) struct Inner {
     pub(crate) shared: Arc<SharedValues>,
     pub(crate) apps: RwLock<BTreeMap<String, Arc<App>>>,
     pub(crate) requests: Requests,
+    /// Requests with a key that are on their way.
+    pub(crate) in_flight: Mutex<Flights>,
     pub(crate) shop: Shop,
     pub(crate) environments: Environments,
     pub(crate) bundles: Arc<Bundles>,

@@ -12,6 +12,7 @@ mod execute;
 mod gate;
 mod inner;
 mod manifest;
+mod once;
 mod options;
 mod protocol;
 mod request;
@@ -33,7 +34,8 @@ pub use tidemill_scheduler::AdmissionPolicy;
 use app::{Bundles, Environments};
 use gate::Gate;
 use inner::{Inner, Names};
-use parking_lot::RwLock;
+use once::Flights;
+use parking_lot::{Mutex, RwLock};
 use requests::Requests;
 use rundir::{RunDirectory, sweep};
 use shm::SharedValues;
@@ -159,6 +161,7 @@ impl Runtime {
         };
         let inner = Arc::new(Inner {
             requests: Requests::new(options.limits.requests_kept, options.limits.results_bytes),
+            in_flight: Mutex::new(Flights::new()),
             environments: Environments::new(
                 options.directory.join("environments"),
                 options.python.clone(),
@@ -223,18 +226,25 @@ impl Runtime {
             .list(self.inner.clock.now_micros(), app, state, limit)
     }
 
-    /// One request on the list.
+    /// One request, on the list or recorded.
     #[must_use]
     pub fn request(&self, id: RequestId) -> Option<RequestSummary> {
-        self.inner
-            .requests
-            .summary(id, self.inner.clock.now_micros())
+        let inner = &self.inner;
+        let listed = inner.requests.summary(id, inner.clock.now_micros());
+        listed.or_else(|| Some(inner.answered(id)?.summary(id)))
     }
 
-    /// The result of a request that was submitted.
+    /// The result of a request that was submitted, or that is recorded.
     #[must_use]
     pub fn fetch(&self, id: RequestId) -> Option<Fetched> {
-        self.inner.requests.fetch(id, self.inner.clock.now_micros())
+        let inner = &self.inner;
+        let listed = inner.requests.fetch(id, inner.clock.now_micros());
+        if !matches!(listed, None | Some(Fetched::Forgotten)) {
+            return listed;
+        }
+        let recorded = inner.answered(id);
+        let payload = recorded.map(|answered| answered.outputs.payload());
+        payload.map(Fetched::Ended).or(listed)
     }
 
     /// Cancels a request. `None`: it is not known; `false`: it had ended.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::time::Duration;
 use tidemill_problem::{Code, Problem};
 use tidemill_scheduler::AdmissionPolicy;
 use tidemill_store::Durability;
@@ -20,6 +21,8 @@ pub struct Options {
     pub secrets_directory: PathBuf,
     /// How safe a commit is before it is answered.
     pub durability: Durability,
+    /// How long the results of requests with a key are kept.
+    pub retention: Duration,
     /// Limits.
     pub limits: Limits,
     /// Workers of one group that may run at the same time.
@@ -40,7 +43,7 @@ pub struct Limits {
     pub payload_bytes: usize,
     /// How deep calls may nest.
     pub call_depth: u32,
-    /// How often a run is repeated when its worker died.
+    /// How often a request is run again when a worker of its died.
     pub crash_retries: u32,
     /// Calls that one run may have made and not waited for.
     pub calls_pending: usize,
@@ -77,6 +80,7 @@ impl Options {
             secrets_directory: directory.join("secrets"),
             directory,
             durability: Durability::Durable,
+            retention: Duration::from_secs(24 * 60 * 60),
             limits: Limits::default(),
             workers_max: (2 * processors).max(4),
             processes_max: 64,

@@ -4,28 +4,34 @@ use crate::app::{Target, Version};
 use crate::execute::{Execution, Items, Message, Outcome, level_of};
 use crate::gate::Pass;
 use crate::inner::Inner;
+use crate::once::{Answered, Identity, Landed, Outputs, Run, message_id, repeat};
 use crate::requests::Admitted;
 use crate::{Answer, Call, Caller, Level, Output, RequestId, Runtime, StreamEvent};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tidemill_lattice::{ContentType, Payload};
+use std::time::Duration;
+use tidemill_lattice::Payload;
 use tidemill_problem::{Code, Problem};
 use tidemill_session::{Buffer, Outgoing};
-use tidemill_store::{Committed, Durability, MessageId};
+use tidemill_store::{Committed, Durability, MessageId, RequestRecord};
 use tidemill_telemetry::SpanKind;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 /// Items that may wait for a slow reader of a stream.
 const STREAM_ITEMS: usize = 16;
+/// How long to wait before a request is run again whose worker died; longer each time.
+const CRASH_PAUSE: Duration = Duration::from_millis(10);
 
 /// A request that was admitted and has not begun to run.
-struct Admission {
+pub(crate) struct Admission {
     execution: Arc<Execution>,
     version: Arc<Version>,
     target: Target,
     input: Payload,
     cancel: Arc<Notify>,
     consumes: Option<MessageId>,
+    /// Who it is, where it may be asked again.
+    identity: Option<Identity>,
     ended: bool,
 }
 
@@ -40,18 +46,29 @@ impl Drop for Admission {
 }
 
 impl Runtime {
-    /// Makes a call and waits for its answer. Dropping the future cancels it.
+    /// Makes a call and waits for its answer. Dropping the future cancels it, unless others
+    /// wait for the same request or it commits already.
     pub async fn call(&self, call: Call) -> Answer {
-        let execution = Execution::new(&self.inner, &call);
+        let problem = match self.identify(&call) {
+            Ok(Some(identity)) => return self.call_keyed(call, identity).await,
+            Ok(None) => None,
+            Err(problem) => Some(problem),
+        };
+        let execution = Execution::new(&self.inner, &call, None);
         let (id, trace) = (execution.id, execution.trace);
-        let result = match self.inner.admit(execution, call, None) {
-            Ok(admission) if admission.target.is_generator() => Ok(admission.stream()),
+        let admitted = match problem {
+            None => self.inner.admit(execution, call, None, None),
+            Some(problem) => Err(problem),
+        };
+        let result = match admitted {
+            Ok(admission) if admission.is_stream() => Ok(admission.stream(None)),
             Ok(admission) => admission.finish(false).await.map(Output::Value),
             Err(problem) => Err(problem),
         };
         Answer {
             request: id,
             trace,
+            is_repeated: false,
             result,
         }
     }
@@ -61,11 +78,19 @@ impl Runtime {
     /// # Errors
     /// Why it is not admitted, such as `unknown-function`.
     pub fn submit(&self, call: Call) -> Result<RequestId, Problem> {
-        let execution = Execution::new(&self.inner, &call);
+        if let Some(identity) = self.identify(&call)? {
+            return self.submit_keyed(call, identity);
+        }
+        let execution = Execution::new(&self.inner, &call, None);
         let id = execution.id;
-        let admission = self.inner.admit(execution, call, None)?;
+        let admission = self.inner.admit(execution, call, None, None)?;
         tokio::spawn(admission.finish(true));
         Ok(id)
+    }
+
+    fn identify(&self, call: &Call) -> Result<Option<Identity>, Problem> {
+        let retention = self.inner.options.retention;
+        Identity::of(call, self.inner.clock.now_micros(), retention)
     }
 
     /// Starts the requests that were due when the node stopped.
@@ -80,11 +105,12 @@ impl Runtime {
 }
 
 impl Inner {
-    fn admit(
+    pub(crate) fn admit(
         self: &Arc<Self>,
         execution: Arc<Execution>,
         call: Call,
         consumes: Option<MessageId>,
+        identity: Option<Identity>,
     ) -> Result<Admission, Problem> {
         if self.stopping.load(Ordering::Acquire) {
             return Err(Problem::new(
@@ -126,6 +152,7 @@ impl Inner {
             input,
             cancel,
             consumes,
+            identity,
             ended: false,
         })
     }
@@ -186,54 +213,52 @@ impl Inner {
                 app.current().flowing(&call.function, &flow)?,
             );
         }
-        let execution = Execution::new(self, &call);
-        self.admit(execution, call, Some(id))
+        // Its steps are recorded under a name that it has again after a restart.
+        let execution = Execution::new(self, &call, Some(message_id(id)));
+        self.admit(execution, call, Some(id), None)
     }
 }
 
 impl Admission {
+    /// Whether its items leave as they come.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.target.is_generator()
+    }
+
     /// Runs the request, commits it, and gives its result.
     async fn finish(mut self, keep: bool) -> Result<Payload, Problem> {
-        let run = async {
-            let _pass = self.enter().await?;
-            let outcome = self.run(Items::Collect).await?;
-            self.commit(outcome).await
-        };
-        let cancel = Arc::clone(&self.cancel);
-        let result = tokio::select! {
-            biased;
-            result = run => result,
-            () = cancel.notified() => {
-                Err(Problem::new(Code::Cancelled, "the request was cancelled"))
-            }
-        };
-        let result = result.and_then(|outputs| self.payload(outputs));
+        let concluded = self
+            .conclude(Items::Collect, None, std::future::pending())
+            .await;
+        let result = concluded.and_then(|outputs| outputs.payload());
         let kept = keep.then(|| result.clone());
         self.end(result.as_ref().err(), kept);
         result
     }
 
+    /// The same for all who wait for this run.
+    pub(crate) async fn land(mut self, run: Run) {
+        let result = self
+            .conclude(Items::Collect, Some(&run), run.unwanted())
+            .await;
+        // What it gave is recorded; what went wrong is known here only.
+        let kept = result.as_ref().err().map(|problem| Err(problem.clone()));
+        self.end(result.as_ref().err(), kept);
+        run.end(Landed {
+            trace: self.execution.trace,
+            result,
+        });
+    }
+
     /// Runs a generator whose items leave as they come.
-    fn stream(mut self) -> Output {
+    pub(crate) fn stream(mut self, run: Option<Run>) -> Output {
         let (sender, receiver) = mpsc::channel(STREAM_ITEMS);
         tokio::spawn(async move {
-            let cancel = Arc::clone(&self.cancel);
-            let run = async {
-                let _pass = self.enter().await?;
-                let outcome = self.run(Items::Stream(sender.clone())).await?;
-                self.commit(outcome).await
-            };
-            let result = tokio::select! {
-                biased;
-                result = run => result,
-                () = cancel.notified() => {
-                    Err(Problem::new(Code::Cancelled, "the request was cancelled"))
-                }
-                () = sender.closed() => {
-                    Err(Problem::new(Code::Cancelled, "the caller stopped reading"))
-                }
-            };
+            let items = Items::Stream(sender.clone());
+            let result = self.conclude(items, run.as_ref(), sender.closed()).await;
             self.end(result.as_ref().err(), None);
+            // Whoever asks again from here on finds the record.
+            drop(run);
             let last = match result {
                 Ok(_) => StreamEvent::Committed,
                 Err(problem) => StreamEvent::Failed(problem),
@@ -241,6 +266,31 @@ impl Admission {
             let _ = sender.send(last).await;
         });
         Output::Stream(receiver)
+    }
+
+    /// Runs and commits. A cancel, or a caller who is `gone`, ends it until it commits.
+    async fn conclude(
+        &self,
+        items: Items,
+        run: Option<&Run>,
+        gone: impl Future<Output = ()>,
+    ) -> Result<Outputs, Problem> {
+        let is_stream = matches!(items, Items::Stream(_));
+        let cancelled = |detail| Err(Problem::new(Code::Cancelled, detail));
+        let work = async {
+            let pass = self.enter().await?;
+            Ok((pass, self.attempts(items).await?))
+        };
+        let (_pass, outcome) = tokio::select! {
+            biased;
+            ran = work => ran,
+            () = self.cancel.notified() => cancelled("the request was cancelled"),
+            () = gone => cancelled("the caller went away"),
+        }?;
+        if let Some(run) = run {
+            run.detach();
+        }
+        self.commit(outcome, is_stream).await
     }
 
     /// Waits to be let in; the snapshot is of that moment.
@@ -251,31 +301,55 @@ impl Admission {
             .gate
             .enter(self.execution.deadline)
             .await?;
-        self.execution.session();
+        self.execution.begin_attempt();
         Ok(pass)
     }
 
-    async fn run(&self, items: Items) -> Result<Outcome, Problem> {
-        let input = self.input.clone();
-        let place = self.execution.root();
-        self.execution
-            .run(&self.version, &self.target, input, place, items)
-            .await
+    /// Runs the request, from the start again on a new snapshot where a worker died in it.
+    async fn attempts(&self, items: Items) -> Result<Outcome, Problem> {
+        let execution = &self.execution;
+        loop {
+            let start_us = execution.now_us();
+            let place = execution.root();
+            let run = execution.run(
+                &self.version,
+                &self.target,
+                self.input.clone(),
+                place,
+                items.clone(),
+            );
+            let died = tokio::select! {
+                biased;
+                ran = run => {
+                    let code = ran.as_ref().err().map(|problem| problem.code);
+                    execution.end_attempt(start_us, code);
+                    return ran;
+                }
+                died = execution.died() => died,
+            };
+            execution.end_attempt(start_us, Some(died.code));
+            let attempt = execution.attempt();
+            tracing::warn!(%died, attempt, request = %execution.id, "running a request again");
+            tokio::time::sleep(CRASH_PAUSE * attempt).await;
+            execution.begin_attempt();
+        }
     }
 
-    async fn commit(&self, outcome: Outcome) -> Result<Vec<Payload>, Problem> {
+    async fn commit(&self, outcome: Outcome, is_stream: bool) -> Result<Outputs, Problem> {
         let execution = &self.execution;
         let inner = &execution.inner;
         let Outcome { outputs, effects } = outcome;
+        let outputs = self.outputs(outputs)?;
         let bodies = effects.messages.clone();
         let start_us = execution.now_us();
         let outgoing = Outgoing {
             messages: effects.messages,
             consumes: self.consumes,
-            record: None,
+            record: self.record(&outputs),
         };
         let durability = inner.options.durability;
-        let committed = commit(execution.session(), &effects.buffers, durability, outgoing).await;
+        let session = execution.session();
+        let committed = commit(&session, &effects.buffers, durability, outgoing).await;
         let code = committed.as_ref().err().map(|problem| problem.code);
         let parent = Some(execution.trace.span);
         let id = execution.span_id();
@@ -287,45 +361,58 @@ impl Admission {
             start_us,
             code,
         );
-        for (id, body) in committed?.messages.into_iter().zip(bodies) {
+        let committed = committed?;
+        if let Some(before) = committed.repeated {
+            let digest = self.identity.map_or(0, |identity| identity.digest);
+            let before = repeat(before, digest)?;
+            if is_stream {
+                let detail =
+                    "another run of the request took effect first; ask again for its items";
+                return Err(Problem::new(Code::RequestInFlight, detail));
+            }
+            return Ok(before.outputs);
+        }
+        for (id, body) in committed.messages.into_iter().zip(bodies) {
             inner.deliver(id, body);
         }
         Ok(outputs)
     }
 
-    /// The one payload of the result. A generator that was not streamed gives a list.
-    fn payload(&self, mut outputs: Vec<Payload>) -> Result<Payload, Problem> {
-        if !self.target.is_generator() {
-            let output = outputs.pop();
-            if let Some(output) = &output {
-                let bytes = output.body.len() as u64;
-                self.execution
-                    .used
-                    .bytes_out
-                    .fetch_add(bytes, Ordering::Relaxed);
-            }
-            return output.ok_or_else(|| {
-                Problem::new(
-                    Code::Internal,
-                    "a request without a result; please report this",
-                )
+    /// What the request gives. A generator that was not streamed gives its items.
+    fn outputs(&self, mut outputs: Vec<Payload>) -> Result<Outputs, Problem> {
+        if self.target.is_generator() {
+            return Ok(match self.execution.has_dropped_items() {
+                true => Outputs::Dropped,
+                false => Outputs::Items(outputs),
             });
         }
-        let mut list = Vec::with_capacity(outputs.iter().map(|item| item.body.len() + 1).sum());
-        for item in &outputs {
-            list.push(if list.is_empty() { b'[' } else { b',' });
-            match item.content_type {
-                ContentType::Json if !crate::api::looks_like_bytes(&item.body) => {
-                    list.extend_from_slice(&item.body);
-                }
-                _ => list.extend(crate::api::bytes_as_json(item).to_string().bytes()),
-            }
-        }
-        if list.is_empty() {
-            list.push(b'[');
-        }
-        list.push(b']');
-        Ok(Payload::new(ContentType::Json, list))
+        let output = outputs.pop().ok_or_else(|| {
+            Problem::new(
+                Code::Internal,
+                "a request without a result; please report this",
+            )
+        })?;
+        let bytes = output.body.len() as u64;
+        let used = &self.execution.used;
+        used.bytes_out.fetch_add(bytes, Ordering::Relaxed);
+        Ok(Outputs::Value(output))
+    }
+
+    /// What is kept of one that may be asked again.
+    fn record(&self, outputs: &Outputs) -> Option<RequestRecord> {
+        let execution = &self.execution;
+        let (now_us, retention) = (execution.now_us(), execution.inner.options.retention);
+        let recording = self.identity?.recording(now_us, retention);
+        let answered = Answered {
+            app: self.version.app.to_string(),
+            function: self.target.name().to_string(),
+            trace: execution.trace.to_string(),
+            key: execution.key.clone(),
+            created_us: execution.started_us,
+            duration_us: now_us.saturating_sub(execution.started_us),
+            outputs: outputs.clone(),
+        };
+        Some(recording.record(answered.encode()))
     }
 
     fn end(&mut self, problem: Option<&Problem>, kept: Option<Result<Payload, Problem>>) {
@@ -337,7 +424,7 @@ impl Admission {
         execution
             .inner
             .requests
-            .end(execution.id, now_us, code, Some(meter), kept);
+            .end(execution.id, &self.cancel, now_us, code, Some(meter), kept);
     }
 }
 

@@ -77,14 +77,20 @@ impl Requests {
         };
         let mut table = self.table.lock();
         table.running += 1;
+        if table.entries.contains_key(&id) {
+            // An earlier try with the same key, which left nothing.
+            table.forget(id);
+        }
         table.entries.insert(id, entry);
         cancel
     }
 
-    /// Notes how a request ended.
+    /// Notes how a request ended. `bell` is what its admission gave: with the same key there
+    /// may be another one of its id by now.
     pub(crate) fn end(
         &self,
         id: RequestId,
+        bell: &Arc<Notify>,
         now_us: u64,
         code: Option<Code>,
         meter: Option<Meter>,
@@ -98,7 +104,7 @@ impl Requests {
         let Some(entry) = table.entries.get_mut(&id) else {
             return;
         };
-        if entry.end.is_some() {
+        if entry.end.is_some() || !Arc::ptr_eq(&entry.cancel, bell) {
             return;
         }
         let duration_us = now_us.saturating_sub(entry.created_us);
@@ -157,13 +163,11 @@ impl Requests {
         let entry = table.entries.get(&id)?;
         Some(match &entry.end {
             None => Fetched::Running(Box::new(entry.summary(id, now_us))),
-            Some(end) => Fetched::Ended(end.result.clone().unwrap_or_else(|| {
-                Err(Problem::new(
-                    Code::UnknownRequest,
-                    "the request has ended and its result is not kept: its caller waited for \
-                     it, or it is among the older ones",
-                ))
-            })),
+            Some(End {
+                result: Some(result),
+                ..
+            }) => Fetched::Ended(result.clone()),
+            Some(End { result: None, .. }) => Fetched::Forgotten,
         })
     }
 
@@ -198,16 +202,30 @@ impl Table {
             let Some(id) = self.ended.pop_front() else {
                 break;
             };
-            let entry = self.entries.remove(&id);
-            let held = entry
-                .and_then(|entry| entry.end)
-                .is_some_and(|end| end.result.is_some());
-            let place = self.with_result.iter().position(|(other, _)| *other == id);
-            if let Some(place) = place.filter(|_| held)
-                && let Some((_, bytes)) = self.with_result.remove(place)
-            {
-                self.results_bytes -= bytes;
-            }
+            self.drop_entry(id);
+        }
+    }
+
+    /// Takes an earlier request of this id off the list.
+    fn forget(&mut self, id: RequestId) {
+        match self.ended.iter().position(|other| *other == id) {
+            Some(place) => drop(self.ended.remove(place)),
+            // A run that is being cancelled ends after the new one has begun.
+            None => self.running -= 1,
+        }
+        self.drop_entry(id);
+    }
+
+    fn drop_entry(&mut self, id: RequestId) {
+        let entry = self.entries.remove(&id);
+        let held = entry
+            .and_then(|entry| entry.end)
+            .is_some_and(|end| end.result.is_some());
+        let place = self.with_result.iter().position(|(other, _)| *other == id);
+        if let Some(place) = place.filter(|_| held)
+            && let Some((_, bytes)) = self.with_result.remove(place)
+        {
+            self.results_bytes -= bytes;
         }
     }
 }
@@ -261,15 +279,18 @@ mod tests {
         }
     }
 
+    fn end(requests: &Requests, n: u64, bell: &Arc<Notify>, result: Option<Payload>) {
+        requests.end(RequestId(n.into()), bell, 100, None, None, result.map(Ok));
+    }
+
     #[test]
     fn the_list_is_bounded_and_newest_first() {
         let requests = Requests::new(3, 1000);
-        for n in 1..=5_u64 {
-            requests.admit(RequestId(n.into()), admitted(n));
-        }
+        let admit = |n: u64| (n, requests.admit(RequestId(n.into()), admitted(n)));
+        let bells: Vec<_> = (1..=5).map(admit).collect();
         assert_eq!(requests.running(), 5);
-        for n in 1..=5_u64 {
-            requests.end(RequestId(n.into()), 100, None, None, None);
+        for (n, bell) in &bells {
+            end(&requests, *n, bell, None);
         }
         let listed: Vec<_> = requests
             .list(100, None, None, 10)
@@ -289,9 +310,8 @@ mod tests {
     fn old_results_make_room_for_new_ones() {
         let requests = Requests::new(10, 250);
         for n in 1..=3_u64 {
-            requests.admit(RequestId(n.into()), admitted(n));
-            let result = Ok(Payload::bytes(vec![0; 100]));
-            requests.end(RequestId(n.into()), 100, None, None, Some(result));
+            let bell = requests.admit(RequestId(n.into()), admitted(n));
+            end(&requests, n, &bell, Some(Payload::bytes(vec![0; 100])));
         }
         let kept = |n: u64| {
             matches!(
@@ -303,6 +323,28 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_is_tried_again_is_listed_once() {
+        let requests = Requests::new(10, 250);
+        let body = || Some(Payload::bytes(vec![0; 100]));
+        for _ in 0..5 {
+            let bell = requests.admit(RequestId(1), admitted(1));
+            end(&requests, 1, &bell, body());
+        }
+        let other = requests.admit(RequestId(2), admitted(2));
+        end(&requests, 2, &other, body());
+        assert_eq!(requests.list(100, None, None, 10).len(), 2);
+        let first = requests.fetch(RequestId(1), 0);
+        assert!(matches!(first, Some(Fetched::Ended(Ok(_)))));
+        // One that is being cancelled ends after the next has begun, and does not end it.
+        let old = requests.admit(RequestId(3), admitted(3));
+        let new = requests.admit(RequestId(3), admitted(4));
+        end(&requests, 3, &old, None);
+        assert_eq!(requests.running(), 1);
+        end(&requests, 3, &new, None);
+        assert_eq!(requests.running(), 0);
+    }
+
+    #[test]
     fn a_cancel_rings_once_and_says_what_it_found() {
         let requests = Requests::new(10, 10);
         let bell = requests.admit(RequestId(1), admitted(1));
@@ -310,7 +352,7 @@ mod tests {
         assert_eq!(requests.cancel(RequestId(1)), Some(true));
         let rung = std::pin::pin!(bell.notified());
         assert!(futures_util::FutureExt::now_or_never(rung).is_some());
-        requests.end(RequestId(1), 5, Some(Code::Cancelled), None, None);
+        requests.end(RequestId(1), &bell, 5, Some(Code::Cancelled), None, None);
         assert_eq!(requests.cancel(RequestId(1)), Some(false));
         let state = requests.summary(RequestId(1), 9).unwrap().state;
         assert_eq!(state, RequestState::Cancelled);

@@ -13,6 +13,8 @@ use std::sync::Arc;
 pub enum SpanKind {
     /// A whole request, from admission to answer.
     Request,
+    /// One of the times that it was run, where a worker died.
+    Attempt,
     /// One function within it.
     Step,
     /// Reading or buffering state.

@@ -25,6 +25,8 @@ pub(crate) struct Settings {
     pub(crate) redis: RedisSettings,
     /// The store below `state` in the data directory.
     pub(crate) store: StoreSettings,
+    /// Requests with a key.
+    pub(crate) requests: RequestSettings,
     /// Running functions.
     pub(crate) runtime: RuntimeSettings,
     /// What is remembered of what happened.
@@ -150,6 +152,23 @@ impl StoreSettings {
             snapshot_lifetime_us: self.snapshot_lifetime_ms.saturating_mul(1000),
             reserve_bytes: self.reserve_bytes,
             ..tidemill_store::Options::new(directory)
+        }
+    }
+}
+
+/// Requests with a key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RequestSettings {
+    /// How long their results are kept for retries, in seconds.
+    pub(crate) retention_s: u64,
+}
+
+impl Default for RequestSettings {
+    fn default() -> Self {
+        let runtime = tidemill_runtime::Options::new(PathBuf::new());
+        Self {
+            retention_s: runtime.retention.as_secs(),
         }
     }
 }
@@ -352,7 +371,7 @@ fn of_variable(paths: &Defaults, name: &str, value: &str) -> Result<Option<Layer
             value,
         }));
     }
-    let sections = ["HTTP", "REDIS", "STORE", "RUNTIME", "TELEMETRY"];
+    let sections = ["HTTP", "REDIS", "STORE", "REQUESTS", "RUNTIME", "TELEMETRY"];
     let rest = name.strip_prefix(PREFIX).unwrap_or_default();
     let section = rest.split_once('_').map_or("", |(section, _)| section);
     if !sections.contains(&section) {

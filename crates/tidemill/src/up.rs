@@ -211,6 +211,7 @@ fn runtime_options(data: &Path, settings: &Settings, sdk: PathBuf) -> tidemill_r
         python: runtime.python.clone(),
         sdk_directory: Some(sdk),
         durability: durability(settings),
+        retention: std::time::Duration::from_secs(settings.requests.retention_s),
         limits: runtime.limits,
         workers_max: runtime.workers_max,
         processes_max: runtime.processes_max,

@@ -5,6 +5,7 @@
 //! called it takes over. Only the outermost outcome is committed. Dropping the future
 //! of a call ends what it started: children are dropped with it and workers told.
 
+mod attempts;
 mod children;
 mod handoff;
 mod message;
@@ -23,14 +24,14 @@ use futures_util::stream::FuturesUnordered;
 use handoff::{Again, Ending, Handoff};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use tidemill_flow::{Fragment, Plan, Progress, StepId};
 use tidemill_lattice::Payload;
 use tidemill_problem::{Code, Problem};
 use tidemill_session::Buffer;
 use tidemill_telemetry::{Meter, Span, SpanId, SpanKind, TraceContext};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 /// Spans of one request need only differ from each other and be hard to meet elsewhere: an
@@ -42,8 +43,17 @@ pub(crate) struct Execution {
     pub(crate) inner: Arc<Inner>,
     pub(crate) id: RequestId,
     pub(crate) id_text: String,
-    /// Begun once the request has been let in.
-    session: OnceLock<Arc<tidemill_session::Request>>,
+    /// What the attempt that runs sees of state; begun once the request has been let in.
+    session: Mutex<Option<Arc<tidemill_session::Request>>>,
+    /// The attempt that runs, from 1.
+    attempt: AtomicU32,
+    /// The span that hand-offs of this attempt hang on.
+    attempt_span: Mutex<SpanId>,
+    /// Told when a worker died and the request can be run again.
+    died: watch::Sender<Option<Problem>>,
+    /// Items have left, which can not be taken back.
+    pub(crate) has_streamed: AtomicBool,
+    has_dropped_items: AtomicBool,
     pub(crate) caller: Caller,
     pub(crate) key: Option<String>,
     /// The request's own span within its trace.
@@ -76,6 +86,8 @@ pub(crate) struct Place {
     pub(crate) tag: u32,
     pub(crate) depth: u32,
     pub(crate) span: SpanId,
+    /// Names the call within its request, the same in every attempt.
+    pub(crate) path: u128,
 }
 
 /// What a call leaves to its caller.
@@ -105,7 +117,8 @@ pub(crate) enum Items {
 
 impl Execution {
     /// A request that has come in, and waits to be let in.
-    pub(crate) fn new(inner: &Arc<Inner>, call: &Call) -> Arc<Self> {
+    /// `id` is for one that has an identity of its own.
+    pub(crate) fn new(inner: &Arc<Inner>, call: &Call, id: Option<RequestId>) -> Arc<Self> {
         let mut bytes = [0; 40];
         inner.entropy.fill(&mut bytes);
         let number = |at: usize| {
@@ -114,7 +127,7 @@ impl Execution {
             u64::from_le_bytes(eight)
         };
         let wide = |at: usize| (u128::from(number(at)) << 64) | u128::from(number(at + 8).max(1));
-        let id = RequestId(wide(24));
+        let id = id.unwrap_or_else(|| RequestId(wide(24)));
         let trace = match call.trace {
             Some(joined) => joined.trace,
             None => tidemill_telemetry::TraceId(wide(0)),
@@ -127,7 +140,12 @@ impl Execution {
         Arc::new(Self {
             id,
             id_text: id.to_string(),
-            session: OnceLock::new(),
+            session: Mutex::default(),
+            attempt: AtomicU32::new(0),
+            attempt_span: Mutex::new(span),
+            died: watch::Sender::new(None),
+            has_streamed: AtomicBool::new(false),
+            has_dropped_items: AtomicBool::new(false),
             caller: call.caller.clone(),
             key: call.key.clone(),
             trace: TraceContext {
@@ -145,11 +163,11 @@ impl Execution {
         })
     }
 
-    /// The request's state, from the snapshot of when it was let in.
-    pub(crate) fn session(&self) -> &Arc<tidemill_session::Request> {
-        self.session.get_or_init(|| {
-            tidemill_session::Request::begin(self.id.0, Arc::clone(&self.inner.store))
-        })
+    /// The request's state, from the snapshot of when its attempt began.
+    pub(crate) fn session(&self) -> Arc<tidemill_session::Request> {
+        let mut session = self.session.lock();
+        let begin = || tidemill_session::Request::begin(self.id.0, Arc::clone(&self.inner.store));
+        Arc::clone(session.get_or_insert_with(begin))
     }
 
     /// The outermost call's place.
@@ -158,7 +176,8 @@ impl Execution {
             below: Vec::new(),
             tag: 0,
             depth: 0,
-            span: self.trace.span,
+            span: *self.attempt_span.lock(),
+            path: 0,
         }
     }
 
@@ -345,7 +364,8 @@ impl Running {
         })
     }
 
-    /// Runs one fragment, again where its functions or its worker's death allow.
+    /// Runs one fragment, again where its functions allow. Where its worker died, the whole
+    /// request is run again.
     async fn fragment(
         &self,
         fragment: &Fragment,
@@ -354,13 +374,12 @@ impl Running {
     ) -> Result<Ending, Problem> {
         let functions = self.functions(fragment)?;
         let _pass = self.pass(&functions).await?;
-        let limits = &self.execution.inner.options.limits;
         let retries = functions
             .iter()
             .map(|function| function.spec.retries)
             .max()
             .unwrap_or(0);
-        let (mut failures, mut crashes) = (0, 0);
+        let mut failures = 0;
         for function in &functions {
             function.runs.fetch_add(1, Ordering::Relaxed);
         }
@@ -373,7 +392,7 @@ impl Running {
                 functions: &functions,
                 place: &self.place,
                 items: &self.items,
-                attempt: 1 + failures + crashes,
+                attempt: self.execution.attempt() + failures,
             };
             let failure = match handoff.run(&self.input, values, buffers).await {
                 Ok(ending) => return Ok(ending),
@@ -385,10 +404,11 @@ impl Running {
                     failures += 1;
                     failures <= retries
                 }
-                Again::AsCrash => {
-                    crashes += 1;
-                    crashes <= limits.crash_retries
+                Again::AsCrash if self.execution.is_run_again(&failure.problem) => {
+                    // Whoever runs the attempts drops this one.
+                    std::future::pending().await
                 }
+                Again::AsCrash => false,
             };
             if !again {
                 return Err(failure.problem);

@@ -5,4 +5,5 @@ mod deploys;
 mod faults;
 mod flows;
 mod node;
+mod once;
 mod state;

@@ -13,13 +13,22 @@ use tidemill_runtime::{Answer, Call, Caller, Options, Output, Parts, Runtime};
 use tidemill_store::{Durability, Embedded};
 use tidemill_telemetry::{LogFilter, Telemetry};
 
-pub(crate) struct WallClock;
+/// The wall clock, some time ahead.
+#[derive(Default)]
+pub(crate) struct AheadClock(AtomicU64);
 
-impl Clock for WallClock {
+impl AheadClock {
+    pub(crate) fn move_on(&self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap();
+        self.0.fetch_add(micros, Ordering::Relaxed);
+    }
+}
+
+impl Clock for AheadClock {
     #[expect(clippy::disallowed_methods, reason = "the edge of the tests")]
     fn now_micros(&self) -> u64 {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        u64::try_from(now.unwrap().as_micros()).unwrap()
+        u64::try_from(now.unwrap().as_micros()).unwrap() + self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -40,6 +49,7 @@ pub(crate) struct Node {
     pub runtime: Runtime,
     pub telemetry: Arc<Telemetry>,
     pub directory: Arc<tempfile::TempDir>,
+    pub clock: Arc<AheadClock>,
 }
 
 pub(crate) fn root() -> PathBuf {
@@ -51,11 +61,12 @@ pub(crate) fn root() -> PathBuf {
 
 impl Node {
     pub(crate) async fn start() -> Self {
-        Self::start_in(Arc::new(tempfile::tempdir().unwrap())).await
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        Self::start_in(directory, Arc::default()).await
     }
 
-    pub(crate) async fn start_in(directory: Arc<tempfile::TempDir>) -> Self {
-        let clock: Arc<dyn Clock> = Arc::new(WallClock);
+    async fn start_in(directory: Arc<tempfile::TempDir>, ahead: Arc<AheadClock>) -> Self {
+        let clock: Arc<dyn Clock> = ahead.clone();
         let store = Embedded::open(
             tidemill_store::Options::new(directory.path().join("store")),
             Arc::clone(&clock),
@@ -78,6 +89,7 @@ impl Node {
             runtime,
             telemetry,
             directory,
+            clock: ahead,
         }
     }
 
@@ -91,9 +103,9 @@ impl Node {
     /// Stops it and starts another on the same directory.
     pub(crate) async fn restart(self) -> Self {
         self.runtime.stop().await;
-        let directory = Arc::clone(&self.directory);
+        let (directory, clock) = (Arc::clone(&self.directory), Arc::clone(&self.clock));
         drop(self);
-        Self::start_in(directory).await
+        Self::start_in(directory, clock).await
     }
 
     pub(crate) async fn answer(&self, function: &str, input: Payload) -> Answer {

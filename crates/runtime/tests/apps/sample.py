@@ -295,3 +295,67 @@ async def asynchronous(n):
 
     results = await asyncio.gather(*(echo.remote.aio(i) for i in range(n)))
     return list(results)
+
+
+def note(mark, text="x"):
+    with open(mark, "a") as file:
+        file.write(text)
+
+
+def wait_for_go(mark):
+    while not os.path.exists(mark + ".go"):
+        time.sleep(0.005)
+
+
+@app.function
+def held(key, mark):
+    """Counts one, says so, and waits to be let go."""
+    before = state.counter(key).get()
+    state.counter(key).add(1)
+    note(mark)
+    wait_for_go(mark)
+    return before
+
+
+@app.function
+def noted_failure(key, mark):
+    state.counter(key).add(1)
+    note(mark)
+    raise ValueError("no")
+
+
+@app.function
+def held_items(key, n, mark):
+    for i in range(n):
+        state.counter(key).add(1)
+        yield i
+    note(mark)
+    wait_for_go(mark)
+
+
+@app.function
+def large_items(key, n):
+    for _ in range(n):
+        yield b"x" * (1 << 20)
+    state.counter(key).add(1)
+
+
+@app.function
+def falls_until(attempt, key):
+    """A child of a request that dies below it, until the attempt."""
+    state.counter(key).add(10)
+    if tidemill.request.attempt < attempt:
+        os._exit(3)
+    return tidemill.request.attempt
+
+
+@app.function
+def falls_in_child(attempt, key, mark):
+    state.counter(key).add(1)
+    note(mark, f"{tidemill.request.attempt} {tidemill.request.id} {state.counter(key).get()}\n")
+    if tidemill.request.attempt == 1:
+        wait_for_go(mark)
+    try:
+        return falls_until.remote(attempt, key)
+    except tidemill.Error as error:
+        return error.code

@@ -68,12 +68,14 @@ impl<'a> Talk<'a> {
         });
         let span = self.step_span;
         let depth = self.handoff.place.depth + 1;
+        let path = self.child_path(header.step);
         let view = self.view(header.step)?;
         let place = Place {
             below: view.layers(),
             tag: view.tag() + 1,
             depth,
             span,
+            path,
         };
         Ok(resolved.map(|(version, target)| {
             self.execution

@@ -123,6 +123,8 @@ impl<'a> Talk<'a> {
             }
             Items::Stream(to) => {
                 self.streamed = true;
+                self.execution.has_streamed.store(true, Ordering::Relaxed);
+                self.keep_item(&item);
                 let send = to.send(StreamEvent::Item(item));
                 match tokio::time::timeout_at(self.deadline, send).await {
                     Ok(Ok(())) => {}
@@ -135,6 +137,19 @@ impl<'a> Talk<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Keeps an item that leaves, for who asks for the same request again.
+    fn keep_item(&mut self, item: &Payload) {
+        if self.execution.key.is_none() || self.execution.has_dropped_items() {
+            return;
+        }
+        self.collected_bytes += item.body.len() + 64;
+        if self.collected_bytes > self.execution.inner.options.limits.payload_bytes {
+            self.collected = Vec::new();
+            return self.execution.drop_items();
+        }
+        self.collected.push(item.clone());
     }
 
     pub(super) fn check_size(&self, bytes: usize, what: &str) -> Result<(), Trouble> {

@@ -44,6 +44,8 @@ pub(super) struct Talk<'a> {
     collected: Vec<Payload>,
     collected_bytes: usize,
     pub(super) streamed: bool,
+    /// How many calls each step has made so far.
+    calls_made: BTreeMap<StepId, u32>,
     /// A write that did not fit. It fails the request however the function ends.
     poison: Option<Problem>,
     /// The place in the fragment of the step that runs.
@@ -82,6 +84,7 @@ impl<'a> Talk<'a> {
             collected: Vec::new(),
             collected_bytes: 0,
             streamed: false,
+            calls_made: BTreeMap::new(),
             poison: None,
             current: 0,
             step_span: execution.span_id(),
@@ -220,7 +223,7 @@ impl<'a> Talk<'a> {
             self.end_step(*id);
         }
         let outputs = match self.handoff.items {
-            Items::Collect if self.is_generator() => std::mem::take(&mut self.collected),
+            _ if self.is_generator() => std::mem::take(&mut self.collected),
             Items::Collect | Items::Stream(_) => done,
         };
         let buffers = self.handoff.fragment.steps.iter();

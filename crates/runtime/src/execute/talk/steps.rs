@@ -3,6 +3,7 @@
 use super::Talk;
 use crate::app::Function;
 use crate::execute::trouble::{Trouble, nonsense};
+use crate::once::child_path;
 use crate::protocol::Begin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -49,6 +50,15 @@ impl<'a> Talk<'a> {
         self.views
             .get_mut(&step)
             .ok_or_else(|| nonsense("a step that has just begun"))
+    }
+
+    /// The path of the next call that a step makes: it has made this one, that one before, in
+    /// every attempt, however its plan was cut into fragments.
+    pub(super) fn child_path(&mut self, step: StepId) -> u128 {
+        let made = self.calls_made.entry(step).or_default();
+        let path = child_path(self.handoff.place.path, step, *made);
+        *made += 1;
+        path
     }
 
     pub(super) fn end_step(&mut self, step: StepId) {

@@ -1,0 +1,71 @@
+//! The attempts of a request: when a worker dies, all of it is run again from the start, on a
+//! new snapshot and with empty buffers, a few times.
+
+use super::Execution;
+use std::sync::atomic::Ordering;
+use tidemill_problem::{Code, Problem};
+use tidemill_telemetry::SpanKind;
+
+impl Execution {
+    /// The attempt that runs, from 1.
+    pub(crate) fn attempt(&self) -> u32 {
+        self.attempt.load(Ordering::Relaxed).max(1)
+    }
+
+    /// Begins the next attempt. The first one's hand-offs hang on the request's own span.
+    pub(crate) fn begin_attempt(&self) {
+        let attempt = self.attempt.fetch_add(1, Ordering::Relaxed) + 1;
+        if attempt > 1 {
+            *self.attempt_span.lock() = self.span_id();
+        }
+        self.died.send_replace(None);
+        *self.session.lock() = None;
+        self.session();
+    }
+
+    /// Writes down an attempt that has ended. One alone is the request itself.
+    pub(crate) fn end_attempt(&self, start_us: u64, error: Option<Code>) {
+        let attempt = self.attempt();
+        let is_crash = matches!(error, Some(Code::WorkerCrashed | Code::OutOfMemory));
+        if attempt == 1 && !is_crash {
+            return;
+        }
+        let id = if attempt == 1 {
+            self.span_id()
+        } else {
+            *self.attempt_span.lock()
+        };
+        let name = format!("attempt {attempt}").into();
+        let parent = Some(self.trace.span);
+        self.span(SpanKind::Attempt, &name, id, parent, start_us, error);
+    }
+
+    /// Whether the request is run again because a worker died; if so, that is told.
+    pub(super) fn is_run_again(&self, problem: &Problem) -> bool {
+        let attempts = self.inner.options.limits.crash_retries.saturating_add(1);
+        let can = self.attempt() < attempts && !self.has_streamed.load(Ordering::Relaxed);
+        if can {
+            self.died.send_replace(Some(problem.clone()));
+        }
+        can
+    }
+
+    /// Waits until a worker has died, and says of what.
+    pub(crate) async fn died(&self) -> Problem {
+        let mut receiver = self.died.subscribe();
+        let died = receiver.wait_for(Option::is_some).await;
+        // The sender lives as long as this.
+        died.ok().and_then(|died| died.clone()).unwrap_or_else(|| {
+            Problem::new(Code::Internal, "an attempt that ended without a reason")
+        })
+    }
+
+    /// Some of the items that left were not kept.
+    pub(crate) fn has_dropped_items(&self) -> bool {
+        self.has_dropped_items.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn drop_items(&self) {
+        self.has_dropped_items.store(true, Ordering::Relaxed);
+    }
+}
