@@ -4,7 +4,7 @@ use crate::app::{Target, Version};
 use crate::execute::{Execution, Items, Message, Outcome, level_of};
 use crate::gate::Pass;
 use crate::inner::Inner;
-use crate::once::{Answered, Identity, Landed, Outputs, Run, message_id, repeat};
+use crate::once::{Answered, Identity, Landed, Outputs, Recording, Run, message_id, repeat};
 use crate::requests::Admitted;
 use crate::{Answer, Call, Caller, Level, Output, RequestId, Runtime, StreamEvent};
 use std::sync::Arc;
@@ -341,11 +341,13 @@ impl Admission {
         let Outcome { outputs, effects } = outcome;
         let outputs = self.outputs(outputs)?;
         let bodies = effects.messages.clone();
+        let writes_nothing = effects.buffers.iter().all(|buffer| buffer.is_empty());
+        let is_reading = writes_nothing && bodies.is_empty() && self.consumes.is_none();
         let start_us = execution.now_us();
         let outgoing = Outgoing {
             messages: effects.messages,
             consumes: self.consumes,
-            record: self.record(&outputs),
+            record: self.record(&outputs, is_reading),
         };
         let durability = inner.options.durability;
         let session = execution.session();
@@ -398,11 +400,19 @@ impl Admission {
         Ok(Outputs::Value(output))
     }
 
-    /// What is kept of one that may be asked again.
-    fn record(&self, outputs: &Outputs) -> Option<RequestRecord> {
+    /// What is kept of one that may be asked again, or that has recorded steps.
+    fn record(&self, outputs: &Outputs, is_reading: bool) -> Option<RequestRecord> {
         let execution = &self.execution;
+        let is_own = self.identity.is_some_and(|identity| identity.is_own());
+        if is_reading && !is_own && !execution.has_recorded_steps() {
+            return None;
+        }
         let (now_us, retention) = (execution.now_us(), execution.inner.options.retention);
-        let recording = self.identity?.recording(now_us, retention);
+        let recording = match &self.identity {
+            Some(identity) => identity.recording(now_us, retention),
+            None if execution.has_recorded_steps() => Recording::plain(now_us, retention),
+            None => return None,
+        };
         let answered = Answered {
             app: self.version.app.to_string(),
             function: self.target.name().to_string(),

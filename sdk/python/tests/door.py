@@ -34,6 +34,9 @@ class Door:
         self.deployed = {}
         self.drop_next = 0
         self.slow = 0.0
+        # What becomes of the next calls: a function of the handler, or None for the usual.
+        self.mishaps = []
+        self.ran = []
         door = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -101,6 +104,11 @@ class Door:
 
     def on_call(self, http, method, parts, query, body):
         app, name = parts
+        mishap = self.mishaps.pop(0) if self.mishaps else None
+        if mishap is not None:
+            mishap(self, http)
+            return
+        self.ran.append(name)
         time.sleep(self.slow)
         content_type = http.headers.get("content-type", "application/json")
         args, kwargs = _codec.decode_call(content_type, body)

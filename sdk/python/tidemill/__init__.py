@@ -23,7 +23,10 @@ from tidemill import state
 from tidemill._app import App, Cls, Function, enter
 from tidemill._flow import Flow
 from tidemill._ref import Ref, ref
+from tidemill._remote import idempotency_key
 from tidemill._request import request
+from tidemill._retry import Retry
+from tidemill._step import step
 from tidemill._target import Call, enqueue
 from tidemill._version import __version__
 from tidemill.client import Client, connect
@@ -46,6 +49,9 @@ from tidemill.errors import (
     PayloadTooLarge,
     PythonMismatch,
     RemoteTraceback,
+    RequestExpired,
+    RequestInFlight,
+    RequestMismatch,
     ShuttingDown,
     SnapshotExpired,
     StorageFailed,
@@ -60,7 +66,9 @@ __all__ = [
     "App", "BadKey", "BadManifest", "BadRequest", "Call", "CallTooDeep", "Cancelled", "Client",
     "Cls", "ConnectionFailed", "EnvironmentFailed", "Error", "Flow", "Function", "FunctionError",
     "Internal", "LoadFailed", "NotAcceptable", "NotFound", "OutOfMemory", "Overloaded",
-    "PayloadTooLarge", "PythonMismatch", "Ref", "RemoteTraceback", "ShuttingDown",
-    "SnapshotExpired", "StorageFailed", "StorageFull", "Timeout", "Unauthorized", "WorkerCrashed",
-    "WrongType", "__version__", "connect", "enqueue", "enter", "ref", "request", "state",
+    "PayloadTooLarge", "PythonMismatch", "Ref", "RemoteTraceback", "RequestExpired",
+    "RequestInFlight", "RequestMismatch", "Retry", "ShuttingDown", "SnapshotExpired",
+    "StorageFailed", "StorageFull", "Timeout", "Unauthorized", "WorkerCrashed", "WrongType",
+    "__version__", "connect", "enqueue", "enter", "idempotency_key", "ref", "request", "state",
+    "step",
 ]  # fmt: skip

@@ -113,6 +113,36 @@ class Step(Runtime):
 
     info: RequestInfo
 
+    @abstractmethod
+    def recall(self, name: str) -> tuple[int, Payload | None]:
+        """Begins a recorded step: its number among those of its name, and what it gave before."""
+
+    @abstractmethod
+    async def recall_aio(self, name: str) -> tuple[int, Payload | None]:
+        """The same without blocking the event loop."""
+
+    @abstractmethod
+    def record(self, name: str, number: int, value: Payload) -> Payload | None:
+        """Records what it gave, durably; what another run of the request recorded first."""
+
+    @abstractmethod
+    async def record_aio(self, name: str, number: int, value: Payload) -> Payload | None:
+        """The same without blocking the event loop."""
+
+
+# The recorded step that runs, within which nothing else of the platform may happen.
+recording: ContextVar[str | None] = ContextVar("tidemill_recording", default=None)
+
+
+def check_not_recording(what: str) -> None:
+    """Refuses what would be missing when a recorded step is not run again."""
+    name = recording.get()
+    if name is not None:
+        raise RuntimeError(
+            f"{what} inside of step {name!r}: on a retry its function is not run, and this would "
+            f"be missing; do it after the step, with what the step gave"
+        )
+
 
 current: ContextVar[Step | None] = ContextVar("tidemill_step", default=None)
 

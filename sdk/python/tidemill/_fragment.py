@@ -16,11 +16,11 @@ from typing import Any
 
 from tidemill import _codec, _failure
 from tidemill._codec import Payload
-from tidemill._context import StateBackend, Step, View
+from tidemill._context import StateBackend, Step, View, check_not_recording
 from tidemill._link import Link, Reply
 from tidemill._ref import Ref
 from tidemill._target import Call, Target
-from tidemill._wire import CALL, STATE, WAIT
+from tidemill._wire import CALL, RECALL, RECORD, STATE, WAIT
 from tidemill.errors import Cancelled, Timeout, WrongType
 
 _OPS_MAX = 1000
@@ -97,6 +97,7 @@ class WorkerStep(Step):
         """Keeps an operation until the next frame that goes out."""
         fragment = self.info
         fragment.check_open()
+        check_not_recording("state is written")
         op["s"] = self.id
         op.pop("_t", None)
         at = op.get("at")
@@ -193,6 +194,34 @@ class WorkerStep(Step):
             {k: values[v] if type(v) is Ref else v for k, v in kwargs.items()},
         )
 
+    # -- recorded steps --
+
+    def recall(self, name: str) -> tuple[int, Payload | None]:
+        self.info.check_open()
+        link = self.info.link
+        reply = link.wait(link.ask(RECALL, {"step": self.id, "name": name}), soon=True)
+        return self._recalled(reply)
+
+    async def recall_aio(self, name: str) -> tuple[int, Payload | None]:
+        self.info.check_open()
+        header = {"step": self.id, "name": name}
+        return self._recalled(await self.info.link.ask_aio(RECALL, header))
+
+    def record(self, name: str, number: int, value: Payload) -> Payload | None:
+        link = self.info.link
+        header = {"step": self.id, "name": name, "n": number}
+        return self._recalled(link.wait(link.ask(RECORD, header, [value])))[1]
+
+    async def record_aio(self, name: str, number: int, value: Payload) -> Payload | None:
+        header = {"step": self.id, "name": name, "n": number}
+        return self._recalled(await self.info.link.ask_aio(RECORD, header, [value]))[1]
+
+    def _recalled(self, reply: Reply) -> tuple[int, Payload | None]:
+        header, payloads = reply
+        if "error" in header:
+            raise self._error(header, payloads)
+        return header["r"]["n"], payloads[0] if payloads else None
+
     # -- calls --
 
     def _call_frame(
@@ -200,6 +229,7 @@ class WorkerStep(Step):
     ) -> tuple[int, dict[str, Any], list[Payload]]:
         fragment = self.info
         fragment.check_open()
+        check_not_recording("a function is called")
         payloads = [_codec.encode_call(args, kwargs)]
         number = fragment.calls
         fragment.calls += 1

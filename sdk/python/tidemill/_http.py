@@ -172,6 +172,7 @@ class Http:
         lines = [f"Host: {parts.netloc}", *(f"{k}: {v}" for k, v in headers.items())]
         self._common = "".join(f"{line}\r\n" for line in lines)
         self._idle: list[_Connection] = []
+        self._has_connected = False
         self._pid = os.getpid()
         self._lock = threading.Lock()
 
@@ -309,7 +310,11 @@ class Http:
             if self._tls is not None:
                 sock = self._tls.wrap_socket(sock, server_hostname=self._host)
         except OSError as error:
-            raise ConnectionFailed(
+            failed = ConnectionFailed(
                 f"no node at {self.url} ({error}); start one with: tidemill up"
-            ) from error
+            )
+            # One that was there may be coming back; one that never was is most likely a mistake.
+            failed.is_final = not self._has_connected
+            raise failed from error
+        self._has_connected = True
         return _Connection(sock)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import contextvars
+import functools
 import json
 import os
+import random
 import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from itertools import count
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
@@ -21,6 +26,7 @@ from tidemill._context import Runtime
 from tidemill._flow import Flow
 from tidemill._http import Http, Response
 from tidemill._kv import unwrap
+from tidemill._retry import Retry
 from tidemill._target import Call, Target
 from tidemill.errors import ConnectionFailed, Error, NotFound, Timeout, from_code
 
@@ -38,8 +44,9 @@ Kwargs = dict[str, Any]
 class HttpRuntime(Runtime):
     """Calls to one node. Safe to use from several threads."""
 
-    def __init__(self, http: Http) -> None:
+    def __init__(self, http: Http, retry: Retry | None = None) -> None:
         self.http = http
+        self.retry = retry or Retry()
         self.known_flows: set[tuple[str, str]] = set()
         self._keys = _Keys()
         self._pool: ThreadPoolExecutor | None = None
@@ -105,16 +112,31 @@ class HttpRuntime(Runtime):
         return _codec.decode(content_type, answer.body)
 
     def _post(self, path: str, payload: Payload, headers: str = "") -> Response:
-        answer = self.http.request(
-            "POST",
-            path,
+        headers = (
             f"Content-Type: {payload.content_type}\r\n"
-            f"Idempotency-Key: {self._keys.next()}\r\n{headers}",
-            payload.parts,
+            f"Idempotency-Key: {quoted(self._keys.next())}\r\n{headers}"
         )
-        if answer.status >= 300:
-            raise_problem(answer.status, answer.headers, answer.body)
-        return answer
+
+        def once() -> Response:
+            answer = self.http.request("POST", path, headers, payload.parts)
+            if answer.status >= 300:
+                raise_problem(answer.status, answer.headers, answer.body)
+            return answer
+
+        return self.persist(once)
+
+    def persist(self, once: Callable[[], T]) -> T:
+        """Does something that may be done again, until it succeeds or there is no use."""
+        tried = 0
+        while True:
+            try:
+                return once()
+            except Error as error:
+                seconds = self.retry.pause(error, tried, random.random())
+                if seconds is None:
+                    raise
+            tried += 1
+            time.sleep(seconds)
 
     def call(self, target: Target, args: Args, kwargs: Kwargs) -> Any:
         payload = _codec.encode_call(args, kwargs)
@@ -125,11 +147,14 @@ class HttpRuntime(Runtime):
     def spawn(self, target: Target, args: Args, kwargs: Kwargs) -> Call[Any]:
         payload = _codec.encode_call(args, kwargs)
         prefer = "Prefer: respond-async\r\n"
-        answer = self._with_flow(target, lambda path: self._post(path, payload, prefer))
-        id = answer.headers.get("tidemill-request")
-        if id is None:
-            id = answer.headers.get("location", "").rpartition("/")[2]
-        return ClientCall(self, id, target.generator)
+        key = self._keys.next()
+
+        def start() -> str:
+            with idempotency_key(key):
+                answer = self._with_flow(target, lambda path: self._post(path, payload, prefer))
+            return _request_of(answer)
+
+        return ClientCall(self, start(), target.generator, start)
 
     def enqueue(self, target: Target, args: Args, kwargs: Kwargs) -> None:
         self.spawn(target, args, kwargs)
@@ -138,16 +163,19 @@ class HttpRuntime(Runtime):
         return self._stream(self._path(target), _codec.encode_call(args, kwargs))
 
     def _stream(self, path: str, payload: Payload) -> Iterator[Any]:
-        status, headers, pieces = self.http.open_stream(
-            "POST",
-            path,
+        headers = (
             f"Content-Type: {payload.content_type}\r\nAccept: text/event-stream\r\n"
-            f"Idempotency-Key: {self._keys.next()}\r\n",
-            payload.parts,
+            f"Idempotency-Key: {quoted(self._keys.next())}\r\n"
         )
-        if status >= 300:
-            raise_problem(status, headers, b"".join(pieces))
-        return stream_items(events(pieces))
+
+        def once() -> Iterator[bytes]:
+            status, found, pieces = self.http.open_stream("POST", path, headers, payload.parts)
+            if status >= 300:
+                raise_problem(status, found, b"".join(pieces))
+            return pieces
+
+        # Once items have come, they can not be asked for again.
+        return stream_items(events(self.persist(once)))
 
     def map(self, target: Target, items: Iterable[Any], concurrency: int) -> Iterator[Any]:
         pool = ThreadPoolExecutor(concurrency, thread_name_prefix="tidemill-map")
@@ -216,15 +244,25 @@ class HttpRuntime(Runtime):
             with self._pool_lock:
                 if self._pool is None:
                     self._pool = ThreadPoolExecutor(_ASYNC_THREADS, "tidemill-aio")
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
+        here = contextvars.copy_context()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, functools.partial(here.run, work, *args))
 
 
 class ClientCall(Call[Any]):
     """A request that was started with `.spawn`, or that is known by its id."""
 
-    def __init__(self, runtime: HttpRuntime, id: str, generator: bool = False) -> None:
+    def __init__(
+        self,
+        runtime: HttpRuntime,
+        id: str,
+        generator: bool = False,
+        start: Callable[[], str] | None = None,
+    ) -> None:
         self.id = id
         self._runtime = runtime
+        self._start = start
+        self._started = 1
         self._generator = generator
         self._outcome: tuple[bool, Any] | None = None
 
@@ -244,13 +282,27 @@ class ClientCall(Call[Any]):
             wait = float(_WAIT_SECONDS)
             if end is not None:
                 wait = min(wait, max(0.0, end - time.monotonic()))
-            answer = self._runtime.http.request("GET", path, f"Prefer: wait={wait:.3f}\r\n")
+            answer = self._look(path, f"Prefer: wait={wait:.3f}\r\n")
+            if answer.status == 404 and self._start_again():
+                continue
             if answer.status != 202:
                 return self._ended(answer)
             if end is not None and time.monotonic() >= end:
                 raise Timeout(f"no result within {timeout} seconds", request=self.id)
             time.sleep(pause if end is None else min(pause, max(0.0, end - time.monotonic())))
             pause = min(pause * 1.5, _POLL_MAX_SECONDS)
+
+    def _look(self, path: str, headers: str) -> Response:
+        http = self._runtime.http
+        return self._runtime.persist(lambda: http.request("GET", path, headers))
+
+    def _start_again(self) -> bool:
+        """A node that died before the request had committed knows nothing of it. With the same
+        key it can be asked again."""
+        if self._start is None or self._started > self._runtime.retry.times:
+            return False
+        self._started += 1
+        return self._start() == self.id
 
     def _ended(self, answer: Response) -> tuple[bool, Any]:
         if answer.status >= 300:
@@ -274,7 +326,11 @@ class ClientCall(Call[Any]):
 
 
 class _Keys:
-    """Idempotency keys: one for each call, the same for its retries."""
+    """Idempotency keys: one for each call, the same for its retries.
+
+    `tm1-`, when the key was made in Unix milliseconds, 32 random digits: a node refuses a key
+    that is too old by that alone (docs/http.md).
+    """
 
     def __init__(self) -> None:
         self._pid = 0
@@ -282,11 +338,52 @@ class _Keys:
         self._count = count()
 
     def next(self) -> str:
-        """A key that was never used."""
+        """The caller's own key, or else one that was never used."""
+        own = _own_key.get()
+        if own is not None:
+            return own
         if self._pid != os.getpid():
             self._prefix = os.urandom(12).hex()
             self._pid = os.getpid()
-        return f"{self._prefix}-{next(self._count)}"
+        return (
+            f"tm1-{time.time_ns() // 1_000_000:012x}-"
+            f"{self._prefix}{next(self._count) & 0xFFFFFFFF:08x}"
+        )
+
+
+_own_key: ContextVar[str | None] = ContextVar("tidemill_key", default=None)
+
+
+@contextlib.contextmanager
+def idempotency_key(key: str) -> Iterator[None]:
+    """Within it calls from outside carry this key: what it names takes effect once.
+
+        with tidemill.idempotency_key(f"order-{number}"):
+            receipt = pay.remote(number)
+
+    A function called again with the same key and arguments, by whomever and from wherever, is
+    not run again: the call is answered with the first result, for a day unless the node is set
+    otherwise. With other arguments it raises `tidemill.RequestMismatch`. 1 to 255 printable
+    ASCII characters.
+    """
+    if not 1 <= len(key) <= 255 or not all(" " <= letter <= "~" for letter in key):
+        raise ValueError("an idempotency key has 1 to 255 printable ASCII characters")
+    token = _own_key.set(key)
+    try:
+        yield
+    finally:
+        _own_key.reset(token)
+
+
+def quoted(key: str) -> str:
+    """A key as a structured string (RFC 8941)."""
+    escaped = key.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _request_of(answer: Response) -> str:
+    id = answer.headers.get("tidemill-request")
+    return id if id is not None else answer.headers.get("location", "").rpartition("/")[2]
 
 
 # -- problems --------------------------------------------------------------------------------------
@@ -300,8 +397,18 @@ def problem(status: int, headers: dict[str, str], body: Any) -> BaseException:
         code = found["code"]
     except (ValueError, KeyError, TypeError):
         text = bytes(body[:500]).decode("utf-8", "replace")
-        return Error(f"HTTP {status}: {text}", request=request)
-    return from_problem(code, found, request)
+        error: BaseException = Error(
+            f"HTTP {status}: {text}", code=f"http-{status}", request=request
+        )
+    else:
+        error = from_problem(code, found, request)
+        if code == "function-failed":
+            return error
+    if isinstance(error, Error):
+        error.status = status
+        with contextlib.suppress(ValueError):
+            error.retry_after = float(headers["retry-after"]) if "retry-after" in headers else None
+    return error
 
 
 def from_problem(code: str, found: dict[str, Any], request: str | None) -> BaseException:

@@ -24,6 +24,7 @@ from tidemill.errors import PayloadTooLarge
 
 LOAD, FORK, RUN, REPLY, CANCEL, STOP = 1, 2, 3, 4, 5, 6
 HELLO, LOADED, EXITED, STATE, CALL, WAIT, ITEM, LOG, DONE, FAILED, BEGIN = range(16, 27)
+RECALL, RECORD = 27, 28
 
 FRAME_MAX = (64 << 20) + (64 << 10)
 SHARED_MIN = 64 << 10

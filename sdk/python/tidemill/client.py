@@ -24,6 +24,7 @@ from tidemill._handles import Space
 from tidemill._http import Http
 from tidemill._kv import HttpState
 from tidemill._remote import HttpRuntime, lines, raise_problem
+from tidemill._retry import Retry
 from tidemill.errors import BadManifest
 
 DEFAULT_URL = "http://127.0.0.1:7070"
@@ -70,12 +71,18 @@ def find_token() -> str | None:
 class Client:
     """A node, seen from outside. Safe to use from several threads."""
 
-    def __init__(self, url: str | None = None, token: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        *,
+        retry: Retry | None = None,
+    ) -> None:
         headers = {"Tidemill-Client": "python"}
         token = token if token is not None else find_token()
         if token:
             headers["Authorization"] = f"Bearer {token}"
-        self._runtime = HttpRuntime(Http(url or find_url(), headers))
+        self._runtime = HttpRuntime(Http(url or find_url(), headers), retry)
 
     @property
     def url(self) -> str:
@@ -219,15 +226,18 @@ _default: Client | None = None
 _default_lock = threading.Lock()
 
 
-def connect(url: str | None = None, token: str | None = None) -> Client:
+def connect(
+    url: str | None = None, token: str | None = None, *, retry: Retry | None = None
+) -> Client:
     """A client of the node at `url`; it becomes the default one.
 
     Without `url`: `TIDEMILL_URL`, else the address in `node.json` in the data directory
     (`TIDEMILL_DATA`, else `~/.tidemill`), else `http://127.0.0.1:7070`. Without `token`:
     `TIDEMILL_TOKEN`, else the file `token` in the data directory. Nothing is sent yet.
+    `retry` says how calls are sent again whose answer was lost; each takes effect once.
     """
     global _default
-    client = Client(url, token)
+    client = Client(url, token, retry=retry)
     _default = client
     return client
 

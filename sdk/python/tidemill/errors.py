@@ -14,6 +14,12 @@ class Error(Exception):
     """Something the platform reports. Subclasses sort it by what the caller can do next."""
 
     code: str = "internal"
+    status: int | None = None
+    """The HTTP status of an answer that a client got; None for anything else."""
+    retry_after: float | None = None
+    """Seconds after which the node asks to try again."""
+    is_final = False
+    """Of a `ConnectionFailed`: trying again is of no use."""
 
     def __init__(
         self,
@@ -73,6 +79,24 @@ class Unauthorized(Error):
     """No token, or a wrong one."""
 
     code = "unauthorized"
+
+
+class RequestMismatch(Error):
+    """The idempotency key was used before with other arguments."""
+
+    code = "request-mismatch"
+
+
+class RequestInFlight(Error):
+    """The request is running for somebody else; ask again with the same key."""
+
+    code = "request-in-flight"
+
+
+class RequestExpired(Error):
+    """The request has been, too long ago for its result to be kept. It was not run again."""
+
+    code = "request-expired"
 
 
 class NotFound(Error):
@@ -229,7 +253,7 @@ _BY_CODE: dict[str, type[Error]] = {
         BadRequest, BadKey, WrongType, PayloadTooLarge, Unauthorized, NotAcceptable, BadManifest,
         PythonMismatch, EnvironmentFailed, LoadFailed, Timeout, Cancelled, WorkerCrashed,
         OutOfMemory, Overloaded, CallTooDeep, SnapshotExpired, StorageFull, StorageFailed,
-        ShuttingDown, Internal, ConnectionFailed,
+        ShuttingDown, Internal, ConnectionFailed, RequestMismatch, RequestInFlight, RequestExpired,
     )
 }  # fmt: skip
 _BY_CODE["forbidden-host"] = Unauthorized

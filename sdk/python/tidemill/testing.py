@@ -21,7 +21,7 @@ from typing import Any
 from tidemill import _codec, _context, _sync
 from tidemill._app import App, Function
 from tidemill._codec import Payload
-from tidemill._context import Runtime, StateBackend, Step
+from tidemill._context import Runtime, StateBackend, Step, check_not_recording
 from tidemill._flow import Flow
 from tidemill._handles import Space
 from tidemill._model import Model
@@ -199,6 +199,7 @@ class _LocalStep(_Base, Step):
 
     def write(self, op: dict[str, Any]) -> None:
         """Keeps an operation for the commit; a wrong type is refused at once."""
+        check_not_recording("state is written")
         self.owner.model(self.app.name).cell(op["k"], [*self._before, *self.ops, op])
         self.ops.append(op)
 
@@ -210,7 +211,22 @@ class _LocalStep(_Base, Step):
         """The same."""
         return self.read(get)
 
+    # Nothing is run again here, so nothing needs to be kept.
+
+    def recall(self, name: str) -> tuple[int, Payload | None]:
+        return 0, None
+
+    async def recall_aio(self, name: str) -> tuple[int, Payload | None]:
+        return 0, None
+
+    def record(self, name: str, number: int, value: Payload) -> Payload | None:
+        return None
+
+    async def record_aio(self, name: str, number: int, value: Payload) -> Payload | None:
+        return None
+
     def attempt(self, target: Target, args: Args, kwargs: Kwargs) -> _Outcome:
+        check_not_recording("a function is called")
         app = self.owner.app(target.app_name)
         if app is not self.app:
             raise NotFound(f"in local mode a request stays in app {self.app.name}")
@@ -233,6 +249,7 @@ class _LocalStep(_Base, Step):
             self.join(outcome)
 
     def enqueue(self, target: Target, args: Args, kwargs: Kwargs) -> None:
+        check_not_recording("a function is called")
         self.info.enqueued.append((target, args, kwargs))
 
 

@@ -68,4 +68,13 @@ impl Execution {
     pub(super) fn drop_items(&self) {
         self.has_dropped_items.store(true, Ordering::Relaxed);
     }
+
+    /// Whether a function's `step` has been recorded.
+    pub(crate) fn has_recorded_steps(&self) -> bool {
+        self.has_recorded_steps.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_recorded_step(&self) {
+        self.has_recorded_steps.store(true, Ordering::Relaxed);
+    }
 }

@@ -54,6 +54,7 @@ pub(crate) struct Execution {
     /// Items have left, which can not be taken back.
     pub(crate) has_streamed: AtomicBool,
     has_dropped_items: AtomicBool,
+    has_recorded_steps: AtomicBool,
     pub(crate) caller: Caller,
     pub(crate) key: Option<String>,
     /// The request's own span within its trace.
@@ -146,6 +147,7 @@ impl Execution {
             died: watch::Sender::new(None),
             has_streamed: AtomicBool::new(false),
             has_dropped_items: AtomicBool::new(false),
+            has_recorded_steps: AtomicBool::new(false),
             caller: call.caller.clone(),
             key: call.key.clone(),
             trace: TraceContext {

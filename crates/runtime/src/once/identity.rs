@@ -74,6 +74,11 @@ impl Identity {
         }))
     }
 
+    /// Whether the caller chose the key, and not his client library for the one call.
+    pub(crate) fn is_own(&self) -> bool {
+        self.birth_us.is_none()
+    }
+
     /// How it is recorded if it commits now.
     pub(crate) fn recording(&self, now_us: u64, retention: Duration) -> Recording {
         let retention_us = micros(retention);
@@ -95,6 +100,16 @@ impl Identity {
 }
 
 impl Recording {
+    /// How a request is recorded that nobody can ask again.
+    pub(crate) fn plain(now_us: u64, retention: Duration) -> Self {
+        let expires_us = now_us.saturating_add(micros(retention));
+        Self {
+            digest: 0,
+            expires_us,
+            refused_until_us: expires_us,
+        }
+    }
+
     pub(crate) fn record(self, result: bytes::Bytes) -> RequestRecord {
         RequestRecord {
             digest: self.digest,
@@ -188,6 +203,25 @@ pub(crate) fn child_path(parent: u128, step: u32, nth: u32) -> u128 {
         &nth.to_be_bytes(),
     ];
     hash("call", &parts)
+}
+
+/// What names the record of a `step`: the request, the place of the call that runs it, the step
+/// of the flow there, the step's name, and how many of that name came before.
+pub(crate) fn step_record_id(
+    request: RequestId,
+    path: u128,
+    step: u32,
+    name: &str,
+    nth: u32,
+) -> u128 {
+    let parts = [
+        &request.0.to_be_bytes()[..],
+        &path.to_be_bytes(),
+        &step.to_be_bytes(),
+        name.as_bytes(),
+        &nth.to_be_bytes(),
+    ];
+    hash("step", &parts)
 }
 
 #[cfg(test)]
@@ -329,8 +363,16 @@ mod tests {
     }
 
     #[test]
-    fn calls_and_messages_have_names_of_their_own() {
+    fn calls_steps_and_messages_have_names_of_their_own() {
+        let step =
+            |path, step, name: &str, nth| step_record_id(RequestId(1), path, step, name, nth);
         let mut all = vec![
+            step(0, 0, "a", 0),
+            step(1, 0, "a", 0),
+            step(0, 1, "a", 0),
+            step(0, 0, "b", 0),
+            step(0, 0, "a", 1),
+            step_record_id(RequestId(2), 0, 0, "a", 0),
             child_path(0, 0, 0),
             child_path(1, 0, 0),
             child_path(0, 1, 0),

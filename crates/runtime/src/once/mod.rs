@@ -7,7 +7,8 @@ mod answered;
 mod identity;
 mod inflight;
 mod keyed;
+pub(crate) mod recorded_step;
 
 pub(crate) use answered::{Answered, Outputs};
-pub(crate) use identity::{Identity, child_path, message_id};
+pub(crate) use identity::{Identity, Recording, child_path, message_id, step_record_id};
 pub(crate) use keyed::{Flights, Landed, Run, repeat};

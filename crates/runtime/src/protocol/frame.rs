@@ -78,6 +78,8 @@ pub(crate) mod kind {
     pub(crate) const DONE: u8 = 24;
     pub(crate) const FAILED: u8 = 25;
     pub(crate) const BEGIN: u8 = 26;
+    pub(crate) const RECALL: u8 = 27;
+    pub(crate) const RECORD: u8 = 28;
 }
 
 /// A payload as a header describes it.

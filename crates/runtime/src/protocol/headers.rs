@@ -291,6 +291,33 @@ pub(crate) struct Wait {
     pub cancel: bool,
 }
 
+/// `recall`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Recall {
+    /// For the answer.
+    pub seq: u64,
+    /// The step of the fragment.
+    pub step: u32,
+    /// The name that the function gives what it is about to do.
+    pub name: String,
+}
+
+/// `record`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct RecordStep {
+    /// For the answer.
+    pub seq: u64,
+    /// The step of the fragment.
+    pub step: u32,
+    /// What was done.
+    pub name: String,
+    /// Its number among those of its name, from the answer to `recall`.
+    pub n: u32,
+    /// What it gave.
+    #[serde(default)]
+    pub p: Vec<PayloadHeader>,
+}
+
 /// `item`.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Item {

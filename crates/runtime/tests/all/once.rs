@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tidemill_lattice::Payload;
+use tidemill_lattice::{Clock, Payload};
 use tidemill_problem::{Code, Problem};
 use tidemill_runtime::{Answer, Call, Fetched, Output, RequestState, StreamEvent};
 use tidemill_telemetry::SpanKind;
@@ -18,6 +18,12 @@ fn keyed(key: &str, function: &str, args: &Value) -> Call {
         key: Some(key.to_owned()),
         ..call(function, Payload::json(args))
     }
+}
+
+/// A key as client libraries make them, so many milliseconds from now.
+fn born(node: &Node, ahead_ms: u64) -> String {
+    let birth_ms = node.clock.now_micros() / 1000 + ahead_ms;
+    format!("tm1-{birth_ms:012x}-{:032x}", 7)
 }
 
 fn value(answer: Answer) -> Result<Value, Problem> {
@@ -122,6 +128,12 @@ async fn a_key_records_what_only_reads_and_no_key_records_nothing() {
         .await;
     assert!(again.is_repeated);
     assert_eq!(value(again).unwrap(), kept_value);
+    // A client library's key is of one call, whose answer nobody has if it is asked again.
+    let before = commits();
+    let unkept = keyed(&born(&node, 0), "read_every_type", &json!([]));
+    assert!(!node.runtime.call(unkept.clone()).await.is_repeated);
+    assert!(!node.runtime.call(unkept).await.is_repeated);
+    assert_eq!(commits(), before);
     let node = node.restart().await;
     assert!(node.runtime.request(plain.request).is_none());
 }
@@ -279,16 +291,11 @@ async fn a_restart_keeps_what_was_answered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_that_comes_too_late_is_refused() {
     let node = Node::sample().await;
-    let born = |at_us: u64| format!("tm1-{:012x}-{:032x}", at_us / 1000, 7);
-    let now_us = {
-        use tidemill_lattice::Clock;
-        node.clock.now_micros()
-    };
-    let (opaque, made) = ("k".to_owned(), born(now_us));
+    let (opaque, made) = ("k".to_owned(), born(&node, 0));
     let ask = async |key: &str| value(node.runtime.call(keyed(key, "add", &json!(["n"]))).await);
     assert_eq!(ask(&opaque).await.unwrap(), json!([0, 1]));
     assert_eq!(ask(&made).await.unwrap(), json!([1, 2]));
-    let future = born(now_us + 25 * 3_600_000_000);
+    let future = born(&node, 25 * 3_600_000);
     assert_eq!(ask(&future).await.unwrap_err().code, Code::BadRequest);
     node.clock.move_on(DAY - Duration::from_secs(60));
     assert_eq!(ask(&opaque).await.unwrap(), json!([0, 1]));
@@ -404,4 +411,94 @@ async fn after_the_last_attempt_a_death_is_an_error_and_the_key_is_free() {
     assert_eq!(value(answer).unwrap(), "worker-crashed");
     assert_eq!(mark.read().lines().count(), 3);
     assert_eq!(node.counter("n"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorded_step_is_not_done_again() {
+    let node = Node::sample().await;
+    let mark = Mark::new(&node, "mark");
+    // The attempts of one request, without any key.
+    let answer = node
+        .answer("pays", Payload::json(&json!(["n", mark.path(), 1])))
+        .await;
+    let id = answer.request;
+    assert_eq!(value(answer).unwrap(), json!([1, 2, 2]));
+    assert_eq!(mark.read(), "1 2 l ");
+    assert_eq!(node.counter("n"), 3);
+    // It ran a step, so it keeps a record.
+    let node = node.restart().await;
+    let Some(Fetched::Ended(Ok(kept))) = node.runtime.fetch(id) else {
+        panic!("no record")
+    };
+    assert_eq!(kept.body, "[1,2,2]");
+    // Another request pays anew.
+    node.call("pays", json!(["n", mark.path(), 0])).await;
+    assert_eq!(mark.read(), "1 2 l 1 2 l ");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_hold_for_a_new_call_with_the_same_key() {
+    let node = Node::sample().await;
+    let mark = Mark::new(&node, "mark");
+    // Without a key they are of one request only.
+    node.fails("pays_async", json!([mark.path(), true])).await;
+    node.fails("pays_async", json!([mark.path(), true])).await;
+    assert_eq!(mark.read(), "f 1 f 1 ");
+    let fails = keyed("k", "pays_async", &json!([mark.path(), true]));
+    for _ in 0..2 {
+        let problem = value(node.runtime.call(fails.clone()).await).unwrap_err();
+        assert_eq!(problem.code, Code::FunctionFailed);
+        assert_eq!(mark.read(), "f 1 f 1 f 1 ");
+    }
+    let node = node.restart().await;
+    let problem = value(node.runtime.call(fails.clone()).await).unwrap_err();
+    assert_eq!(problem.code, Code::FunctionFailed);
+    assert_eq!(mark.read(), "f 1 f 1 f 1 ");
+    node.clock.move_on(DAY);
+    assert!(value(node.runtime.call(fails).await).is_err());
+    assert_eq!(mark.read(), "f 1 f 1 f 1 f 1 ");
+    let succeeds = keyed("s", "pays_async", &json!([mark.path(), false]));
+    assert_eq!(
+        value(node.runtime.call(succeeds).await).unwrap(),
+        json!([100_000, 1])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_of_calls_within_a_request_are_told_apart() {
+    let node = Node::sample().await;
+    let mark = Mark::new(&node, "mark");
+    let paid = node.call("pays_in_children", json!([mark.path()])).await;
+    assert_eq!(paid, json!([3, 4, 5]));
+    let mut done: Vec<String> = mark.read().split(' ').map(str::to_owned).collect();
+    done.sort();
+    assert_eq!(done, ["", "3", "4", "5"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exception_in_a_step_is_not_recorded() {
+    let node = Node::sample().await;
+    let mark = Mark::new(&node, "mark");
+    assert_eq!(node.call("step_fails", json!([mark.path()])).await, 2);
+    assert_eq!(mark.read(), "xx");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_may_not_do_what_a_retry_would_miss() {
+    let node = Node::sample().await;
+    let said = node.call("wrong_steps", json!([])).await;
+    let expected = [
+        "state is written inside of step 'w'",
+        "a function is called inside of step 'c'",
+        "step 't' begins inside of step 's'",
+        "1 to 255 bytes",
+        "which can not be recorded",
+        "payload-too-large",
+    ];
+    for (said, expected) in said.as_array().unwrap().iter().zip(expected) {
+        let said = said.as_str().unwrap();
+        assert!(said.contains(expected), "{expected} is not in {said}");
+    }
+    assert_eq!(said[6], Value::Null);
+    assert_eq!(node.counter("n"), Value::Null);
 }

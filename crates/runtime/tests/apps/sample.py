@@ -359,3 +359,90 @@ def falls_in_child(attempt, key, mark):
         return falls_until.remote(attempt, key)
     except tidemill.Error as error:
         return error.code
+
+
+def pay(mark, amount):
+    note(mark, f"{amount} ")
+    return (amount, "paid")
+
+
+@tidemill.step
+def look_up(mark):
+    note(mark, "l ")
+    return {"rate": 2}
+
+
+@tidemill.step("fetch")
+async def fetch(mark):
+    note(mark, "f ")
+    return b"f" * 100_000
+
+
+@app.function
+def pays(key, mark, deaths):
+    """Pays twice, one after the other, and dies in between and after."""
+    first = tidemill.step("pay", pay, mark, amount=1)
+    if tidemill.request.attempt <= deaths:
+        os._exit(3)
+    second = tidemill.step("pay", pay, mark, 2)
+    state.counter(key).add(first[0] + second[0])
+    if tidemill.request.attempt <= deaths + 1:
+        os._exit(3)
+    assert type(first) is tuple
+    return [first[0], second[0], look_up(mark)["rate"]]
+
+
+@app.function
+async def pays_async(mark, fails):
+    size = len(await fetch(mark))
+    receipt = tidemill.step("pay", pay, mark, 1)
+    if fails:
+        raise ValueError("after the steps")
+    return [size, receipt[0]]
+
+
+@app.function
+def pays_in_children(mark):
+    calls = [pay_one.spawn(mark, amount) for amount in (3, 4)]
+    paid = [*sorted(call.get() for call in calls), pay_one.remote(mark, 5)]
+    if tidemill.request.attempt == 1:
+        os._exit(3)
+    return paid
+
+
+@app.function
+def pay_one(mark, amount):
+    return tidemill.step("pay", pay, mark, amount)[0]
+
+
+@app.function(retries=2)
+def step_fails(mark):
+    def once():
+        note(mark)
+        if tidemill.request.attempt == 1:
+            raise ValueError("not recorded")
+        return tidemill.request.attempt
+
+    first = tidemill.step("once", once)
+    if tidemill.request.attempt == 2:
+        raise ValueError("after")
+    return first
+
+
+@app.function
+def wrong_steps():
+    def message(call):
+        try:
+            call()
+        except (RuntimeError, TypeError, tidemill.Error) as error:
+            return str(error)
+
+    return [
+        message(lambda: tidemill.step("w", lambda: state.counter("n").add(1))),
+        message(lambda: tidemill.step("c", lambda: echo.remote(1))),
+        message(lambda: tidemill.step("s", lambda: tidemill.step("t", int))),
+        message(lambda: tidemill.step("x" * 256, int)),
+        message(lambda: tidemill.step("v", lambda: (i for i in ()))),
+        message(lambda: tidemill.step("b", lambda: bytes(9 << 20))),
+        message(lambda: tidemill.step("ok", lambda: state.counter("n").get())),
+    ]

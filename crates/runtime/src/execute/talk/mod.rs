@@ -3,6 +3,7 @@
 
 mod calls;
 mod frames;
+mod recorded;
 mod steps;
 
 use crate::execute::children::{Children, Finished};
@@ -46,6 +47,8 @@ pub(super) struct Talk<'a> {
     pub(super) streamed: bool,
     /// How many calls each step has made so far.
     calls_made: BTreeMap<StepId, u32>,
+    /// How many recorded steps of each name have begun.
+    steps_begun: BTreeMap<(StepId, String), u32>,
     /// A write that did not fit. It fails the request however the function ends.
     poison: Option<Problem>,
     /// The place in the fragment of the step that runs.
@@ -85,6 +88,7 @@ impl<'a> Talk<'a> {
             collected_bytes: 0,
             streamed: false,
             calls_made: BTreeMap::new(),
+            steps_begun: BTreeMap::new(),
             poison: None,
             current: 0,
             step_span: execution.span_id(),
@@ -283,6 +287,8 @@ impl<'a> Talk<'a> {
             kind::ITEM => self.on_item(&frame).await?,
             kind::LOG => self.on_log(&frame.header()?),
             kind::BEGIN => self.on_begin(&frame.header()?).await?,
+            kind::RECALL => self.on_recall(&frame).await?,
+            kind::RECORD => self.on_record(&frame).await?,
             kind::DONE => return self.on_done(&frame).map(Some),
             kind::FAILED => return Err(self.on_failed(&frame)?),
             other => return Err(ProtocolError::Unexpected(other).into()),
