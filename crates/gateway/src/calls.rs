@@ -6,6 +6,7 @@
 use crate::body;
 use crate::problems::{self, Occurrence, REQUEST, TRACE, hex_value};
 use crate::routes::Context;
+use crate::terms;
 use crate::views::write_payload;
 use axum::body::{Body, Bytes};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, LOCATION};
@@ -20,13 +21,12 @@ use std::fmt;
 use std::time::Duration;
 use tidemill_lattice::{ContentType, Payload};
 use tidemill_problem::{Code, Problem};
-use tidemill_runtime::{Answer, Call, Caller, Level, Output, StreamEvent};
+use tidemill_runtime::{Answer, Call, Caller, Output, StreamEvent};
 use tidemill_telemetry::TraceContext;
 use tokio::sync::mpsc;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
-const LEVEL: HeaderName = HeaderName::from_static("tidemill-level");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 const TIMEOUT: HeaderName = HeaderName::from_static("tidemill-timeout");
@@ -62,7 +62,7 @@ pub(crate) async fn call(context: &Context<'_>, body: Body) -> Result<Response, 
             subject: SUBJECT.to_owned(),
         },
         timeout: timeout(headers)?,
-        level: level(headers)?,
+        asked: terms::asked(headers)?,
     };
     if wants_no_wait(headers) {
         let id = context.state.runtime.submit(call)?;
@@ -305,18 +305,6 @@ fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
     }
 }
 
-fn level(headers: &HeaderMap) -> Result<Option<Level>, Problem> {
-    match body::header(headers, &LEVEL)? {
-        None => Ok(None),
-        Some("causal") => Ok(Some(Level::Causal)),
-        Some("eventual") => Ok(Some(Level::Eventual)),
-        Some(other) => Err(Problem::new(
-            Code::BadRequest,
-            format!("the header `Tidemill-Level` is `causal` or `eventual`, not {other:?}"),
-        )),
-    }
-}
-
 /// A generator's events as server-sent events.
 fn event_stream(events: mpsc::Receiver<StreamEvent>, occurrence: Occurrence) -> Response {
     let chunks = stream::unfold(Some(events), move |events| async move {
@@ -476,9 +464,6 @@ mod tests {
         for bad in ["0", "-1", "NaN", "inf", "soon", "1e30"] {
             assert!(time(bad).is_err(), "{bad}");
         }
-        let asked = |text| level(&headers(&[("tidemill-level", text)]));
-        assert_eq!(asked("eventual").expect("valid"), Some(Level::Eventual));
-        assert!(asked("strong").is_err());
         assert_eq!(trace(&headers(&[("traceparent", "nonsense")])), None);
     }
 

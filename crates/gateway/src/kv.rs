@@ -7,6 +7,7 @@ use crate::ops;
 use crate::query;
 use crate::requests::{json_response, limit};
 use crate::routes::Context;
+use crate::terms;
 use crate::views::write_view;
 use axum::body::{Body, Bytes};
 use axum::http::HeaderValue;
@@ -137,6 +138,8 @@ fn check_json(body: &[u8]) -> Result<(), Problem> {
 
 async fn write(context: &Context<'_>, writes: Vec<(String, Op)>) -> Result<Response, Problem> {
     let app = context.param("app")?;
-    let time = context.state.runtime.state_commit(app, writes).await?;
+    let asked = terms::asked(&context.parts.headers)?;
+    let runtime = &context.state.runtime;
+    let time = runtime.state_commit(app, writes, &asked).await?;
     json_response(&json!({ "time": time.to_string() }))
 }

@@ -24,6 +24,7 @@ mod routes;
 mod serve;
 mod state;
 mod store;
+mod terms;
 mod traces;
 mod views;
 mod watch;

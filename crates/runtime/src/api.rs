@@ -1,6 +1,7 @@
 //! The types that cross the runtime's door: calls and their answers, requests,
 //! apps. Doors (HTTP, command line) build on these and on nothing deeper.
 
+use crate::Level;
 use bytes::Bytes;
 use serde::Serialize;
 use std::fmt;
@@ -8,6 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 use tidemill_lattice::Payload;
 use tidemill_problem::Problem;
+use tidemill_store::Durability;
 use tidemill_telemetry::{Meter, TraceContext};
 use tokio::sync::mpsc;
 
@@ -38,17 +40,6 @@ impl FromStr for RequestId {
     }
 }
 
-/// How much a request promises about the state it reads and writes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Level {
-    /// One snapshot, all writes at once.
-    #[default]
-    Causal,
-    /// Reads of what is here, every write for itself.
-    Eventual,
-}
-
 /// Who calls: carried to the function as `request.caller`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Caller {
@@ -75,8 +66,17 @@ pub struct Call {
     pub caller: Caller,
     /// How long the caller waits at the most.
     pub timeout: Option<Duration>,
-    /// The level asked for; else the function's, else the app's.
+    /// What the caller asks of state.
+    pub asked: Asked,
+}
+
+/// What a caller asks of the state that it reaches.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// The level; else the function's, else the app's.
     pub level: Option<Level>,
+    /// How safe writes must be; else as the function, the app, the node say.
+    pub durability: Option<Durability>,
 }
 
 /// The answer to a call.

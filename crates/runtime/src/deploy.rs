@@ -262,7 +262,8 @@ impl Runtime {
                 .into_iter()
                 .map(|(key, _)| (key, Op::Delete))
                 .collect();
-            self.state_commit(app, writes).await?;
+            self.state_commit(app, writes, &crate::Asked::default())
+                .await?;
         }
     }
 

@@ -11,6 +11,7 @@ mod deploy;
 mod execute;
 mod gate;
 mod inner;
+mod level;
 mod manifest;
 mod once;
 mod options;
@@ -23,9 +24,10 @@ mod state;
 mod worker;
 
 pub use api::{
-    Answer, AppSummary, Archive, Call, Caller, Deployed, Fetched, FlowSummary, FunctionSummary,
-    Level, Output, RequestId, RequestState, RequestSummary, StreamEvent,
+    Answer, AppSummary, Archive, Asked, Call, Caller, Deployed, Fetched, FlowSummary,
+    FunctionSummary, Output, RequestId, RequestState, RequestSummary, StreamEvent,
 };
+pub use level::{DurabilityName, Level};
 pub use manifest::{Entry, FlowSpec, FunctionKind, FunctionSpec, Manifest, RuntimeKind};
 pub use options::{Limits, Options};
 pub use state::store_problem;
@@ -337,15 +339,17 @@ impl Runtime {
         Ok(self.inner.store.watch(what, wake))
     }
 
-    /// Writes several keys of an app in one commit, and gives its time.
+    /// Writes several keys of an app in one commit, and gives its time. At the level `eventual`
+    /// each is written for itself, and the time is the greatest.
     ///
     /// # Errors
     /// `bad-key`, `wrong-type`, `bad-value`, `storage-full`, `storage-failed`; then
-    /// nothing was written.
+    /// nothing was written, but at the level `eventual`, where the other writes stand.
     pub async fn state_commit(
         &self,
         app: &str,
         writes: Vec<(String, Op)>,
+        asked: &Asked,
     ) -> Result<Time, Problem> {
         if !tidemill_lattice::is_name(app) {
             return Err(Problem::new(
@@ -353,20 +357,22 @@ impl Runtime {
                 format!("{app:?} is not the name of an app"),
             ));
         }
-        let session = tidemill_session::Request::begin(0, Arc::clone(&self.inner.store));
+        let names = writes.iter().map(|(name, _)| state::key(app, name));
+        let keys: Vec<Key> = names.collect::<Result<_, _>>()?;
+        let store = Arc::clone(&self.inner.store);
+        let durability = asked.durability.unwrap_or(self.inner.options.durability);
+        let session = match asked.level.unwrap_or_default() {
+            Level::Causal => tidemill_session::Request::begin(0, store),
+            Level::Eventual => tidemill_session::Request::begin_eventual(0, store, durability),
+        };
         let mut view = session.view(Vec::new(), 0);
-        for (name, op) in &writes {
-            let key = state::key(app, name)?;
-            view.write(&key, op)
+        for (key, (_, op)) in keys.iter().zip(&writes) {
+            view.write(key, op)
                 .map_err(|error| state::problem_of(&error))?;
         }
+        request::settled(&session).await?;
         let buffers = [view.finish()];
-        let committed = request::commit(
-            &session,
-            &buffers,
-            self.inner.options.durability,
-            Default::default(),
-        );
+        let committed = request::commit(&session, &buffers, durability, Default::default());
         committed.await.map(|committed| committed.time)
     }
 

@@ -1,7 +1,7 @@
 //! The app manifest (docs/manifest.md): parsed and checked before anything else
 //! looks at it. Pure.
 
-use crate::Level;
+use crate::{DurabilityName, Level};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use tidemill_flow::Flow;
@@ -27,6 +27,9 @@ pub struct Manifest {
     /// The level of functions that name none.
     #[serde(default)]
     pub level: Level,
+    /// How safe the writes of functions are that do not say; else the node's setting.
+    #[serde(default)]
+    pub durability: Option<DurabilityName>,
     /// Its functions.
     pub functions: Vec<FunctionSpec>,
     /// Its flows.
@@ -114,6 +117,9 @@ pub struct FunctionSpec {
     /// Its consistency level.
     #[serde(default)]
     pub level: Option<Level>,
+    /// How safe its writes are before it is answered.
+    #[serde(default)]
+    pub durability: Option<DurabilityName>,
     /// What it does, for people.
     #[serde(default)]
     pub doc: Option<String>,
@@ -172,12 +178,6 @@ impl Manifest {
             )));
         }
         check_name("the app", &self.app)?;
-        let mut levels = self.functions.iter().filter_map(|function| function.level);
-        if self.level != Level::Causal || levels.any(|level| level != Level::Causal) {
-            return Err(bad(
-                "this node runs functions at the level causal only; leave the level out",
-            ));
-        }
         if self.functions.is_empty() {
             return Err(bad(
                 "the app has no functions; decorate one with @app.function",
@@ -354,8 +354,13 @@ mod tests {
             ("/runtime", json!({"kind": "cobol"}), "cobol"),
             (
                 "/functions/0",
-                json!({"name": "f", "level": "eventual"}),
-                "causal only",
+                json!({"name": "f", "level": "strict"}),
+                "eventual",
+            ),
+            (
+                "/functions/0",
+                json!({"name": "f", "durability": "twice"}),
+                "durable",
             ),
         ];
         for (place, value, expected) in cases {

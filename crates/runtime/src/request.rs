@@ -1,12 +1,13 @@
 //! From a call to its answer: admission, the run, the commit, the list of requests.
 
 use crate::app::{Target, Version};
-use crate::execute::{Execution, Items, Message, Outcome, level_of};
+use crate::execute::{Execution, Items, Message, Outcome};
 use crate::gate::Pass;
 use crate::inner::Inner;
+use crate::level::Promise;
 use crate::once::{Answered, Identity, Landed, Outputs, Recording, Run, message_id, repeat};
 use crate::requests::Admitted;
-use crate::{Answer, Call, Caller, Level, Output, RequestId, Runtime, StreamEvent};
+use crate::{Answer, Asked, Call, Caller, Level, Output, RequestId, Runtime, StreamEvent};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -89,6 +90,10 @@ impl Runtime {
     }
 
     fn identify(&self, call: &Call) -> Result<Option<Identity>, Problem> {
+        if call.key.is_some() && self.inner.level_of(call) == Some(Level::Eventual) {
+            // That level gives up deduplication.
+            return Ok(None);
+        }
         let retention = self.inner.options.retention;
         Identity::of(call, self.inner.clock.now_micros(), retention)
     }
@@ -105,6 +110,13 @@ impl Runtime {
 }
 
 impl Inner {
+    /// The level that a call would run at, if its target is there.
+    fn level_of(self: &Arc<Self>, call: &Call) -> Option<Level> {
+        let version = self.version(&call.app).ok()?;
+        let target = self.target(&version, &call.function).ok()?;
+        Some(Promise::of(call, &version, &target, &self.options).level)
+    }
+
     pub(crate) fn admit(
         self: &Arc<Self>,
         execution: Arc<Execution>,
@@ -116,12 +128,6 @@ impl Inner {
             return Err(Problem::new(
                 Code::ShuttingDown,
                 "the node is stopping; call another one",
-            ));
-        }
-        if level_of(&call) != Level::Causal {
-            return Err(Problem::new(
-                Code::BadRequest,
-                "this node runs requests at the level causal only; leave the level out",
             ));
         }
         let limit = self.options.limits.payload_bytes;
@@ -136,6 +142,7 @@ impl Inner {
         }
         let version = self.version(&call.app)?;
         let target = self.target(&version, &call.function)?;
+        execution.set_promise(Promise::of(&call, &version, &target, &self.options));
         let admitted = Admitted {
             app: Arc::clone(&version.app),
             function: Arc::clone(target.name()),
@@ -203,7 +210,7 @@ impl Inner {
             trace: tidemill_telemetry::TraceContext::parse(&header.trace),
             caller: Caller { ..caller },
             timeout: None,
-            level: None,
+            asked: Asked::default(),
         };
         if let Some(flow) = header.flow {
             let app = self.app(&call.app)?;
@@ -349,7 +356,7 @@ impl Admission {
             consumes: self.consumes,
             record: self.record(&outputs, is_reading),
         };
-        let durability = inner.options.durability;
+        let durability = execution.promise().durability;
         let session = execution.session();
         let committed = commit(&session, &effects.buffers, durability, outgoing).await;
         let code = committed.as_ref().err().map(|problem| problem.code);
@@ -435,6 +442,27 @@ impl Admission {
             .inner
             .requests
             .end(execution.id, &self.cancel, now_us, code, Some(meter), kept);
+    }
+}
+
+/// Waits until the writes that were sent at once are applied.
+///
+/// # Errors
+/// That of the first that failed; the others stand.
+pub(crate) async fn settled(session: &tidemill_session::Request) -> Result<(), Problem> {
+    if session.is_settled() {
+        return Ok(());
+    }
+    let (sender, receiver) = oneshot::channel();
+    session.settle(Box::new(move |outcome| {
+        let _ = sender.send(outcome);
+    }));
+    match receiver.await {
+        Ok(outcome) => outcome.map_err(|error| crate::state::problem_of(&error)),
+        Err(_) => Err(Problem::new(
+            Code::ShuttingDown,
+            "the store closed before it answered",
+        )),
     }
 }
 

@@ -15,6 +15,10 @@
 //! of its own. Flattening renames tags to sequences, monotonically; the store then
 //! renames the time.
 //!
+//! **The level `eventual`** has the same views with another inside ([`Request::begin_eventual`]):
+//! reads give what is here, and a write is sent to its key's owner at once, alone. Its buffers
+//! stay empty, and the commit holds messages only.
+//!
 //! This room knows the store by its interface. It must not know functions, workers,
 //! flows, HTTP, or any async runtime.
 //!
@@ -22,20 +26,31 @@
 //! [`PROVISIONAL`]: tidemill_store::PROVISIONAL
 
 mod buffer;
+mod eventual;
 mod view;
 
 pub use buffer::Buffer;
+pub use eventual::Settled;
 pub use view::{Error, KeyPage, View};
 
+use eventual::Writes;
 use std::sync::Arc;
-use tidemill_lattice::Time;
+use tidemill_lattice::{Cell, Key, Op, Time};
 use tidemill_store::{Commit, Committed, Durability, MessageId, RequestRecord, Snapshot, Store};
 
-/// What all views of one request share: its identity, the store and the snapshot.
+/// What all views of one request share: its identity, the store, and what it reads from.
 pub struct Request {
     id: u128,
     store: Arc<dyn Store>,
-    snapshot: Snapshot,
+    source: Source,
+}
+
+/// Where reads come from and writes go to.
+enum Source {
+    /// One snapshot; writes are buffered.
+    Snapshot(Snapshot),
+    /// What is here; each write is sent at once.
+    Newest(Arc<Writes>, Durability),
 }
 
 /// What a request hands to the store besides its writes.
@@ -56,18 +71,54 @@ impl Request {
     /// Pins the store's stable snapshot for a request. Never waits.
     #[must_use]
     pub fn begin(id: u128, store: Arc<dyn Store>) -> Arc<Self> {
-        let snapshot = store.snapshot();
-        Arc::new(Self {
-            id,
-            store,
-            snapshot,
-        })
+        let source = Source::Snapshot(store.snapshot());
+        Arc::new(Self { id, store, source })
     }
 
-    /// The time of the snapshot.
+    /// Begins a request of the level `eventual`, whose writes are each applied as safely as this.
     #[must_use]
-    pub fn snapshot_time(&self) -> Time {
-        self.snapshot.time()
+    pub fn begin_eventual(id: u128, store: Arc<dyn Store>, durability: Durability) -> Arc<Self> {
+        let source = Source::Newest(Arc::default(), durability);
+        Arc::new(Self { id, store, source })
+    }
+
+    /// The time at which values are seen: the snapshot's, or without one the newest complete
+    /// state's.
+    #[must_use]
+    pub fn time(&self) -> Time {
+        match &self.source {
+            Source::Snapshot(snapshot) => snapshot.time(),
+            Source::Newest(..) => self.store.stable(),
+        }
+    }
+
+    /// The greatest time that the request has written at so far; zero if nothing was. Writes
+    /// that are buffered have none yet.
+    #[must_use]
+    pub fn written(&self) -> Time {
+        match &self.source {
+            Source::Snapshot(_) => Time::ZERO,
+            Source::Newest(writes, _) => writes.last(),
+        }
+    }
+
+    /// Whether no write is on its way and none has failed. Always so but for the level
+    /// `eventual`.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        match &self.source {
+            Source::Snapshot(_) => true,
+            Source::Newest(writes, _) => writes.is_settled(),
+        }
+    }
+
+    /// Calls `then` once every write begun so far is applied or has failed: on this thread, or
+    /// on one of the store's, where it must be short and must not block. A failure is told once.
+    pub fn settle(&self, then: Settled) {
+        match &self.source {
+            Source::Snapshot(_) => then(Ok(())),
+            Source::Newest(writes, _) => writes.settle(then),
+        }
     }
 
     /// The view of a step that sees these buffers, which are its ancestors' in
@@ -80,7 +131,8 @@ impl Request {
     /// Commits the buffers of the outermost call, all or none.
     ///
     /// `done` is called once the outcome is known at the asked durability. A
-    /// request without writes, messages and a record is answered at once and writes nothing.
+    /// request without writes, messages and a record is answered at once and writes nothing; so
+    /// is one of the level `eventual` without messages and a record, whose writes stand already.
     pub fn commit(
         &self,
         buffers: &[Arc<Buffer>],
@@ -88,12 +140,27 @@ impl Request {
         outgoing: Outgoing,
         done: Done,
     ) {
+        let snapshot = match &self.source {
+            Source::Snapshot(snapshot) => snapshot.clone(),
+            Source::Newest(writes, _)
+                if outgoing.messages.is_empty()
+                    && outgoing.consumes.is_none()
+                    && outgoing.record.is_none() =>
+            {
+                return done(Ok(Committed {
+                    time: writes.last(),
+                    messages: Vec::new(),
+                    repeated: None,
+                }));
+            }
+            Source::Newest(..) => self.store.snapshot(),
+        };
         let mut all = Buffer::new(0);
         all.absorb(buffers);
         self.store.commit(
             Commit {
                 request: self.id,
-                snapshot: self.snapshot.time(),
+                snapshot: snapshot.time(),
                 deltas: all.into_deltas(),
                 durability,
                 messages: outgoing.messages,
@@ -108,7 +175,29 @@ impl Request {
         &*self.store
     }
 
-    fn snapshot(&self) -> &Snapshot {
-        &self.snapshot
+    /// The snapshot, or for the level `eventual` a new one: for reads of many keys.
+    fn snapshot(&self) -> Snapshot {
+        match &self.source {
+            Source::Snapshot(snapshot) => snapshot.clone(),
+            Source::Newest(..) => self.store.snapshot(),
+        }
+    }
+
+    fn read(&self, key: &Key) -> Result<Option<Arc<Cell>>, tidemill_store::Error> {
+        match &self.source {
+            Source::Snapshot(snapshot) => self.store.read_at(key, snapshot),
+            Source::Newest(..) => self.store.newest(key),
+        }
+    }
+
+    /// Sends a write at once, where writes are not buffered. False where they are.
+    fn send(&self, key: &Key, op: &Op) -> bool {
+        match &self.source {
+            Source::Snapshot(_) => false,
+            Source::Newest(writes, durability) => {
+                writes.send(self.store(), *durability, key, op);
+                true
+            }
+        }
     }
 }

@@ -60,7 +60,7 @@ impl View {
     /// The time at which values are seen: expiry is judged by it.
     #[must_use]
     pub fn time(&self) -> Time {
-        self.request.snapshot_time()
+        self.request.time()
     }
 
     /// What the key holds, deleted and expired cells included (they carry the
@@ -69,7 +69,7 @@ impl View {
     /// # Errors
     /// [`Error::Store`], with an expired snapshot or a failed disk.
     pub fn read(&self, key: &Key) -> Result<Option<Arc<Cell>>, Error> {
-        let mut seen = self.request.store().read_at(key, self.request.snapshot())?;
+        let mut seen = self.request.read(key)?;
         for buffer in self.below.iter().chain([&self.own]) {
             if let Some(delta) = buffer.get(key) {
                 match &mut seen {
@@ -103,10 +103,16 @@ impl View {
 
     /// Buffers a write. Later reads of this view and of its descendants see it.
     ///
+    /// At the level `eventual` it is sent instead: reads see it once [`Request::settle`] says
+    /// so, and what does not fit is told there.
+    ///
     /// # Errors
     /// [`Error::Operation`] when the operation does not fit what the key holds; then
     /// nothing was buffered. [`Error::Store`] as for [`View::read`].
     pub fn write(&mut self, key: &Key, op: &Op) -> Result<(), Error> {
+        if self.request.send(key, op) {
+            return Ok(());
+        }
         let seen = self.read(key)?;
         let at = self.time();
         let own = Arc::make_mut(&mut self.own);
@@ -132,11 +138,9 @@ impl View {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<KeyPage, Error> {
-        let page = self
-            .request
-            .store()
-            .scan(prefix, after, limit, self.request.snapshot())?;
-        let at = self.time();
+        let snapshot = self.request.snapshot();
+        let page = self.request.store().scan(prefix, after, limit, &snapshot)?;
+        let at = snapshot.time();
         let mut keys: BTreeMap<Key, Kind> = BTreeMap::new();
         for (key, cell) in page.entries {
             if let Some(kind) = cell.kind(at) {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::{self, JoinHandle, ThreadId};
 
@@ -27,6 +27,7 @@ use crate::record::Entries;
 use crate::sequencer::{Queue, Queued, Sequencer};
 use crate::shard::{Driver, Shard, Sleeper};
 use crate::space::Space;
+use crate::stable::Unstable;
 use crate::table::{Found, View};
 use crate::turns::{Slot, Turns};
 use crate::verify::corrupt_fence;
@@ -101,9 +102,6 @@ pub(crate) struct Counters {
     pub(crate) requests_swept: AtomicU64,
 }
 
-/// What is called once a time is stable.
-type Then = Box<dyn FnOnce() + Send>;
-
 /// What readers, shards and the sequencer share. The lock is the last to go.
 pub(crate) struct Inner {
     pub(crate) options: Options,
@@ -121,9 +119,8 @@ pub(crate) struct Inner {
     pub(crate) space: Space,
     /// Bytes that shards have written and the log has not.
     pub(crate) backlog: AtomicU64,
-    /// Who waits for the frontier to pass a time, and how many.
-    unstable: Mutex<Vec<(Time, Then)>>,
-    unstable_count: AtomicUsize,
+    /// Who waits for the frontier to pass a time.
+    pub(crate) unstable: Unstable,
     /// Groups of the log from this one on were voided in this life, and their records with them.
     pub(crate) voided_from: AtomicU64,
     pub(crate) counters: Counters,
@@ -142,45 +139,6 @@ pub(crate) fn shard_of(key: &Key, count: usize) -> usize {
 impl Inner {
     pub(crate) fn shard_of(&self, key: &Key) -> usize {
         shard_of(key, self.views.len())
-    }
-
-    /// Calls `then`, on some thread, once every new snapshot has what was committed at `time`:
-    /// others may hold the frontier below it for a moment. Where writing has failed they may
-    /// hold it for ever, and `then` is called at once.
-    pub(crate) fn when_stable(&self, time: Time, then: impl FnOnce() + Send + 'static) {
-        if self.advance() >= time || self.failure().is_some() {
-            return then();
-        }
-        {
-            let mut unstable = self.unstable.lock();
-            unstable.push((time, Box::new(then)));
-            self.unstable_count.store(unstable.len(), Ordering::SeqCst);
-        }
-        // The frontier may have passed before anybody could see this one wait.
-        self.wake_stable();
-    }
-
-    /// Calls those whom the frontier has passed. After every release of a slot.
-    pub(crate) fn wake_stable(&self) {
-        if self.unstable_count.load(Ordering::SeqCst) == 0 {
-            return;
-        }
-        let stable = if self.failure().is_some() {
-            Time::MAX
-        } else {
-            self.advance()
-        };
-        let passed: Vec<_> = {
-            let mut unstable = self.unstable.lock();
-            let passed = unstable
-                .extract_if(.., |(time, _)| *time <= stable)
-                .collect();
-            self.unstable_count.store(unstable.len(), Ordering::SeqCst);
-            passed
-        };
-        for (_, then) in passed {
-            then();
-        }
     }
 
     /// Moves snapshots up to the newest complete state.
@@ -361,8 +319,7 @@ impl Embedded {
             wake: Condvar::new(),
             space,
             backlog: AtomicU64::new(0),
-            unstable: Mutex::default(),
-            unstable_count: AtomicUsize::new(0),
+            unstable: Unstable::default(),
             voided_from: AtomicU64::new(u64::MAX),
             counters,
             cause: Mutex::default(),
@@ -522,6 +479,18 @@ impl Store for Embedded {
         self.inner.frontier.tick(now_us);
         self.inner.advance();
         self.inner.pins.pin(now_us)
+    }
+
+    fn stable(&self) -> Time {
+        let inner = &*self.inner;
+        inner.frontier.tick(inner.clock.now_micros());
+        inner.advance()
+    }
+
+    fn when_stable(&self, time: Time, then: Box<dyn FnOnce() + Send>) {
+        // Nobody may wait for a time that no clock comes to.
+        self.inner.frontier.reach(time);
+        self.inner.when_stable(time, then);
     }
 
     fn read_at(&self, key: &Key, at: &Snapshot) -> Result<Option<Arc<Cell>>, Error> {

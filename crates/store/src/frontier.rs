@@ -110,13 +110,18 @@ impl<W: Word> Frontier<W> {
         }
     }
 
+    /// Moves the clock up to a time that somebody has heard of.
+    pub fn reach(&self, time: Time) {
+        let time = time.as_u64();
+        if self.clock.0.load() < time {
+            self.clock.0.raise(time);
+        }
+    }
+
     /// Moves the clock up to the physical clock, so that snapshots follow it while nobody
     /// writes: whether a key has expired is judged by its reader's snapshot.
     pub fn tick(&self, now_us: u64) {
-        let now = Time::from_micros(now_us).as_u64();
-        if self.clock.0.load() < now {
-            self.clock.0.raise(now);
-        }
+        self.reach(Time::from_micros(now_us));
     }
 
     /// The newest complete state: everything at or below it is applied. It never goes back.

@@ -41,6 +41,7 @@ mod sequencer;
 mod shard;
 mod slab;
 mod space;
+mod stable;
 mod stats;
 mod sweep;
 mod table;
@@ -169,6 +170,14 @@ pub struct Page {
 pub trait Store: Send + Sync + 'static {
     /// Pins the newest complete state until the snapshot is dropped. Never waits.
     fn snapshot(&self) -> Snapshot;
+
+    /// The time of the newest complete state, without pinning it. Never waits.
+    fn stable(&self) -> Time;
+
+    /// Calls `then` once, as soon as every new snapshot has what was committed at `time`: at
+    /// once, or on a thread of the store's, where it must be short and must not block. Where
+    /// writing has failed that may never be, and `then` is called at once.
+    fn when_stable(&self, time: Time, then: Box<dyn FnOnce() + Send>);
 
     /// The cell of `key`, merged up to the snapshot. A tombstone is returned as a cell, since
     /// a writer needs its incarnation; `None` if nothing was ever written or all is forgotten.

@@ -13,7 +13,7 @@ app = tidemill.App("options")
 @app.function(
     timeout=1.5, memory="2GB", retries=2, max_concurrency=3, min_workers=1, idle_timeout=9,
     requirements=["numpy"], env={"A": "b"}, secrets=["S"], resources={"gpu": 1}, name="named",
-    level="eventual",
+    level="eventual", durability="memory",
 )  # fmt: skip
 def full(x: int) -> int:
     """Doc line.
@@ -53,7 +53,8 @@ def test_manifest():
         "name": "named", "kind": "function", "asynchronous": False, "timeout_ms": 1500,
         "memory_bytes": 2 << 30, "retries": 2, "max_concurrency": 3, "min_workers": 1,
         "idle_timeout_ms": 9000, "requirements": ["numpy"], "env": {"A": "b"}, "secrets": ["S"],
-        "resources": {"gpu": 1}, "level": "eventual", "doc": "Doc line.\n\nMore.",
+        "resources": {"gpu": 1}, "level": "eventual", "durability": "memory",
+        "doc": "Doc line.\n\nMore.",
     }  # fmt: skip
     assert by_name["bare"]["memory_bytes"] == 536870912 and by_name["bare"]["timeout_ms"] == 60000
     assert set(by_name) == {"named", "bare", "Model.predict", "Model.apredict"}
@@ -72,7 +73,7 @@ def test_sizes():
 @pytest.mark.parametrize(
     "options",
     [{"timeout": 0}, {"retries": -1}, {"max_concurrency": 0}, {"level": "strict"}, {"name": "1x"},
-     {"memory": "lots"}],
+     {"memory": "lots"}, {"durability": "some"}],
 )  # fmt: skip
 def test_wrong_options_are_refused_early(options):
     with pytest.raises(ValueError):

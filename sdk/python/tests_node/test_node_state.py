@@ -165,14 +165,42 @@ def test_apps_do_not_see_each_other(node, kitchen):
     assert look.remote() == []
 
 
-def test_the_level_eventual_is_refused_for_now(node):
-    app = tidemill.App("eventual", level="eventual")
+def test_at_the_level_eventual_each_write_stands_for_itself(node):
+    app = tidemill.App("eventual", level="eventual", durability="memory")
 
     @app.function
-    def f() -> None: ...
+    def fails(key: str) -> None:
+        tidemill.state.counter(key).add(2)
+        tidemill.state.set(key + "/s").add("x")
+        raise ValueError(f"{tidemill.state.counter(key).get()} after its own write")
 
-    with pytest.raises(tidemill.BadManifest, match="causal"):
-        app.deploy(node)
+    @app.function(level="causal")
+    def fails_whole(key: str) -> None:
+        fails.local(key)
+
+    app.deploy(node)
+    with pytest.raises(ValueError, match="2 after its own write"):
+        node.call("eventual", "fails", "a")
+    assert node.state("eventual").counter("a").get() == 2
+    assert node.state("eventual").set("a/s").has("x")
+    with pytest.raises(ValueError, match="2 after"):
+        node.call("eventual", "fails_whole", "b")
+    assert node.state("eventual").counter("b").get() == 0
+    with pytest.raises(ValueError, match="2 after"):
+        node.session(level="causal").call("eventual", "fails", "c")
+    assert node.state("eventual").counter("c").get() == 0
+    with pytest.raises(ValueError, match="2 after"):
+        node.session(level="eventual").call("eventual", "fails_whole", "d")
+    assert node.state("eventual").counter("d").get() == 2
+
+
+def test_writes_from_outside_take_a_level_and_a_durability(node):
+    for level in ("causal", "eventual"):
+        space = node.session(level=level, durability="memory").state("terms")
+        space.counter(level).add(3)
+        assert space.counter(level).get() == 3
+    with pytest.raises(ValueError, match="strict"):
+        node.session(level="strict")
 
 
 def test_a_delete_wins_over_a_write_that_has_not_seen_it(node):

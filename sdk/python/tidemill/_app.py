@@ -23,6 +23,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}\Z")
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*\Z", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _LEVELS = ("causal", "eventual")
+_DURABILITIES = ("memory", "durable")
 
 _apps: dict[str, App] = {}
 
@@ -52,6 +53,12 @@ def _check_level(level: str | None) -> str | None:
     return level
 
 
+def _check_durability(durability: str | None) -> str | None:
+    if durability is not None and durability not in _DURABILITIES:
+        raise ValueError(f"durability {durability!r} must be 'memory' or 'durable'")
+    return durability
+
+
 class Options:
     """What `@app.function` and `@app.cls` take, checked, as the manifest has it."""
 
@@ -71,6 +78,7 @@ class Options:
         secrets: list[str] | tuple[str, ...] = (),
         resources: dict[str, float] | None = None,
         level: str | None = None,
+        durability: str | None = None,
     ) -> None:
         if timeout <= 0 or idle_timeout < 0:
             raise ValueError("timeout must be positive, idle_timeout not negative")
@@ -90,6 +98,7 @@ class Options:
             "secrets": list(secrets),
             "resources": dict(resources or {}),
             "level": _check_level(level),
+            "durability": _check_durability(durability),
         }
 
 
@@ -272,13 +281,15 @@ class _Decorator:
 class App:
     """A set of functions and flows that are deployed together and share their state.
 
-    `level` is `causal`: a request reads one snapshot and commits all its writes at once.
-    `eventual` (each write for itself) is planned; nodes of this version refuse it.
+    At the level `causal` a request reads one snapshot and commits all its writes at once; at
+    `eventual` it reads what is there and each write stands for itself. `durability` is how safe
+    writes are before they are answered: `durable`, `memory`, or without it as the node is set.
     """
 
-    def __init__(self, name: str, *, level: str = "causal") -> None:
+    def __init__(self, name: str, *, level: str = "causal", durability: str | None = None) -> None:
         self.name = check_name(name, "app name")
         self.level: str = _check_level(level) or "causal"
+        self.durability: str | None = _check_durability(durability)
         self.functions: dict[str, Function[..., Any, Any]] = {}
         self.classes: dict[str, Cls[Any]] = {}
         self.flows: dict[str, Flow] = {}
@@ -318,6 +329,7 @@ class App:
         resources: dict[str, float] | None = None,
         name: str | None = None,
         level: str | None = None,
+        durability: str | None = None,
     ) -> _Decorator: ...
 
     def function(  # type: ignore[misc]
@@ -327,7 +339,8 @@ class App:
 
         `timeout` and `idle_timeout` are seconds, `memory` bytes or `"512MB"`; `retries` is how
         often a run that failed, by an exception too, is tried again; `requirements`,
-        `env`, `secrets` say what its workers need; `level` overrides the app's.
+        `env`, `secrets` say what its workers need; `level` and `durability`
+        override the app's.
         """
         decorator = _Decorator(self, name, Options(**options))
         return decorator if fn is None else decorator(fn)
@@ -350,6 +363,7 @@ class App:
         resources: dict[str, float] | None = None,
         name: str | None = None,
         level: str | None = None,
+        durability: str | None = None,
     ) -> Callable[[type[C]], Cls[C]]: ...
 
     def cls(  # type: ignore[misc]

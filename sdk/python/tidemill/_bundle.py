@@ -77,6 +77,7 @@ def _manifest(app: App, entry: dict[str, Any]) -> dict[str, Any]:
         "runtime": {"kind": "python", "python": python, "sdk": __version__},
         "entry": entry,
         "level": app.level,
+        "durability": app.durability,
         "functions": [function.to_manifest() for function in app.functions.values()],
         "flows": [{"name": name, "flow": flow.compile()} for name, flow in app.flows.items()],
     }

@@ -94,7 +94,7 @@ class WorkerStep(Step):
     # -- state --
 
     def write(self, op: dict[str, Any]) -> None:
-        """Keeps an operation until the next frame that goes out."""
+        """Keeps an operation until the next frame that goes out, or sends it if it stands alone."""
         fragment = self.info
         fragment.check_open()
         check_not_recording("state is written")
@@ -108,7 +108,8 @@ class WorkerStep(Step):
         value = op.get("p")
         if value is not None:
             fragment.ops_bytes += value.size
-        if len(fragment.ops) > _OPS_MAX or fragment.ops_bytes > _OPS_BYTES_MAX:
+        is_much = len(fragment.ops) > _OPS_MAX or fragment.ops_bytes > _OPS_BYTES_MAX
+        if is_much or not fragment.causal:
             self._flush()
 
     def _flush(self) -> None:

@@ -44,13 +44,20 @@ Kwargs = dict[str, Any]
 class HttpRuntime(Runtime):
     """Calls to one node. Safe to use from several threads."""
 
-    def __init__(self, http: Http, retry: Retry | None = None) -> None:
+    def __init__(self, http: Http, retry: Retry | None = None, terms: str = "") -> None:
         self.http = http
         self.retry = retry or Retry()
+        self._terms = terms
         self.known_flows: set[tuple[str, str]] = set()
         self._keys = _Keys()
         self._pool: ThreadPoolExecutor | None = None
         self._pool_lock = threading.Lock()
+
+    def session(self, terms: str) -> HttpRuntime:
+        """Another that asks other things of state, over the same connections."""
+        made = HttpRuntime(self.http, self.retry, terms)
+        made.known_flows = self.known_flows
+        return made
 
     def close(self) -> None:
         """Closes idle connections and threads."""
@@ -70,7 +77,7 @@ class HttpRuntime(Runtime):
         timeout: float | None = None,
     ) -> Response:
         """One request; a problem is raised, unless its status is in `accept`."""
-        answer = self.http.request(method, path, headers, body, timeout)
+        answer = self.http.request(method, path, headers + self._terms, body, timeout)
         if answer.status >= 300 and answer.status not in accept:
             raise_problem(answer.status, answer.headers, answer.body)
         return answer
@@ -114,7 +121,7 @@ class HttpRuntime(Runtime):
     def _post(self, path: str, payload: Payload, headers: str = "") -> Response:
         headers = (
             f"Content-Type: {payload.content_type}\r\n"
-            f"Idempotency-Key: {quoted(self._keys.next())}\r\n{headers}"
+            f"Idempotency-Key: {quoted(self._keys.next())}\r\n{headers}{self._terms}"
         )
 
         def once() -> Response:
@@ -165,7 +172,7 @@ class HttpRuntime(Runtime):
     def _stream(self, path: str, payload: Payload) -> Iterator[Any]:
         headers = (
             f"Content-Type: {payload.content_type}\r\nAccept: text/event-stream\r\n"
-            f"Idempotency-Key: {quoted(self._keys.next())}\r\n"
+            f"Idempotency-Key: {quoted(self._keys.next())}\r\n{self._terms}"
         )
 
         def once() -> Iterator[bytes]:

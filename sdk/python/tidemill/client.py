@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from tidemill import _codec, _context
-from tidemill._app import App
+from tidemill._app import App, _check_durability, _check_level
 from tidemill._handles import Space
 from tidemill._http import Http
 from tidemill._kv import HttpState
@@ -83,6 +83,13 @@ class Client:
         if token:
             headers["Authorization"] = f"Bearer {token}"
         self._runtime = HttpRuntime(Http(url or find_url(), headers), retry)
+
+    def session(self, *, level: str | None = None, durability: str | None = None) -> Client:
+        """A client of the same node over the same connections that asks for another level
+        (`causal`, `eventual`) or durability (`durable`, `memory`) in all its calls and writes."""
+        made = Client.__new__(Client)
+        made._runtime = self._runtime.session(_terms(level, durability))
+        return made
 
     @property
     def url(self) -> str:
@@ -184,6 +191,16 @@ class Client:
         known = self._runtime.known_flows
         known.difference_update([place for place in known if place[0] == app])
         return json.loads(answer.body) if answer.body else {}
+
+
+def _terms(level: str | None, durability: str | None) -> str:
+    """Header lines; refused here where the caller sees it."""
+    lines = ""
+    if _check_level(level) is not None:
+        lines += f"Tidemill-Level: {level}\r\n"
+    if _check_durability(durability) is not None:
+        lines += f"Tidemill-Durability: {durability}\r\n"
+    return lines
 
 
 def _app_name(app: App | str) -> str:

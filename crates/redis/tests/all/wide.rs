@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex};
 
 use bytes::Bytes;
-use tidemill_lattice::{Cell, Key};
+use tidemill_lattice::{Cell, Key, Time};
 use tidemill_redis::Options;
 use tidemill_store::backup::{Summary, WriteError};
 use tidemill_store::watch::{Wake, Watch, Watched};
@@ -45,6 +45,14 @@ impl Store for Gate {
             drop(waited.expect("not poisoned"));
         }
         self.store.read_at(key, at)
+    }
+
+    fn stable(&self) -> Time {
+        self.store.stable()
+    }
+
+    fn when_stable(&self, time: Time, then: Box<dyn FnOnce() + Send>) {
+        self.store.when_stable(time, then);
     }
 
     fn watch(&self, what: Watched, wake: Wake) -> Watch {

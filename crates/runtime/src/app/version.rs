@@ -3,6 +3,7 @@
 
 use super::bundles::Bundle;
 use super::environment::Environments;
+use crate::level::{DurabilityName, Level};
 use crate::manifest::{FunctionKind, FunctionSpec, Manifest};
 use crate::options::Options;
 use crate::worker::{Group, LaunchError, Printed, ProcessSpec, Shop};
@@ -22,6 +23,9 @@ pub(crate) struct Version {
     /// A content hash of the archive.
     pub(crate) hash: String,
     pub(crate) deployed_ms: u64,
+    /// The promises of functions that make none of their own.
+    pub(crate) level: Level,
+    pub(crate) durability: Option<DurabilityName>,
     pub(crate) functions: BTreeMap<String, Arc<Function>>,
     pub(crate) flows: BTreeMap<String, Arc<Flowing>>,
     pub(crate) groups: Vec<Arc<Group>>,
@@ -218,6 +222,8 @@ impl Make<'_> {
             app,
             hash: self.hash,
             deployed_ms: self.deployed_ms,
+            level: self.manifest.level,
+            durability: self.manifest.durability,
             functions,
             flows,
             groups,

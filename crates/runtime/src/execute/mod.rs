@@ -17,15 +17,16 @@ pub(crate) use message::Message;
 use crate::app::{Function, Target, Version};
 use crate::gate::Pass;
 use crate::inner::Inner;
-use crate::{Call, Caller, Level, RequestId, StreamEvent};
+use crate::level::{Level, Promise};
+use crate::{Call, Caller, RequestId, StreamEvent};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use handoff::{Again, Ending, Handoff};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use tidemill_flow::{Fragment, Plan, Progress, StepId};
 use tidemill_lattice::Payload;
 use tidemill_problem::{Code, Problem};
@@ -43,6 +44,8 @@ pub(crate) struct Execution {
     pub(crate) inner: Arc<Inner>,
     pub(crate) id: RequestId,
     pub(crate) id_text: String,
+    /// Known once its target is.
+    promise: OnceLock<Promise>,
     /// What the attempt that runs sees of state; begun once the request has been let in.
     session: Mutex<Option<Arc<tidemill_session::Request>>>,
     /// The attempt that runs, from 1.
@@ -141,6 +144,7 @@ impl Execution {
         Arc::new(Self {
             id,
             id_text: id.to_string(),
+            promise: OnceLock::new(),
             session: Mutex::default(),
             attempt: AtomicU32::new(0),
             attempt_span: Mutex::new(span),
@@ -165,10 +169,29 @@ impl Execution {
         })
     }
 
+    /// What it is promised; of the platform's own where no target said otherwise.
+    pub(crate) fn promise(&self) -> Promise {
+        *self
+            .promise
+            .get_or_init(|| Promise::own(&self.inner.options))
+    }
+
+    /// Fixes what it is promised. Later words change nothing.
+    pub(crate) fn set_promise(&self, promise: Promise) {
+        let _ = self.promise.set(promise);
+    }
+
     /// The request's state, from the snapshot of when its attempt began.
     pub(crate) fn session(&self) -> Arc<tidemill_session::Request> {
+        use tidemill_session::Request;
+        let begin = || {
+            let (store, promise) = (Arc::clone(&self.inner.store), self.promise());
+            match promise.level {
+                Level::Causal => Request::begin(self.id.0, store),
+                Level::Eventual => Request::begin_eventual(self.id.0, store, promise.durability),
+            }
+        };
         let mut session = self.session.lock();
-        let begin = || tidemill_session::Request::begin(self.id.0, Arc::clone(&self.inner.store));
         Arc::clone(session.get_or_insert_with(begin))
     }
 
@@ -452,9 +475,4 @@ impl Running {
             .await
             .map(Some)
     }
-}
-
-/// The level that a call runs at.
-pub(crate) fn level_of(call: &Call) -> Level {
-    call.level.unwrap_or_default()
 }

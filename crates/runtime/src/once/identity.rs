@@ -245,7 +245,7 @@ mod tests {
                 subject: "s".into(),
             },
             timeout: None,
-            level: None,
+            asked: crate::Asked::default(),
         }
     }
 

@@ -4,6 +4,7 @@ mod calls;
 mod deploys;
 mod faults;
 mod flows;
+mod levels;
 mod node;
 mod once;
 mod state;

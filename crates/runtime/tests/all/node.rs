@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tidemill_lattice::{Clock, ContentType, Entropy, Payload};
 use tidemill_problem::Problem;
-use tidemill_runtime::{Answer, Call, Caller, Options, Output, Parts, Runtime};
+use tidemill_runtime::{Answer, Asked, Call, Caller, Options, Output, Parts, Runtime};
 use tidemill_store::{Durability, Embedded};
 use tidemill_telemetry::{LogFilter, Telemetry};
 
@@ -169,7 +169,7 @@ pub(crate) fn call(function: &str, input: Payload) -> Call {
             subject: "test".into(),
         },
         timeout: None,
-        level: None,
+        asked: Asked::default(),
     }
 }
 

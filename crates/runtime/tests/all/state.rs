@@ -2,6 +2,7 @@ use crate::node::Node;
 use serde_json::{Value, json};
 use tidemill_lattice::{Op, Payload};
 use tidemill_problem::Code;
+use tidemill_runtime::Asked;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_type_reads_its_own_writes_and_the_commit() {
@@ -47,19 +48,26 @@ async fn writes_from_outside_are_one_commit_or_none() {
         ("a".to_owned(), Op::CounterAdd(2)),
         ("b".to_owned(), Op::RegisterSet(Payload::json(&json!("x")))),
     ];
-    node.runtime.state_commit("sample", writes).await.unwrap();
+    node.runtime
+        .state_commit("sample", writes, &Asked::default())
+        .await
+        .unwrap();
     assert_eq!(node.counter("a"), 2);
     let bad = vec![
         ("a".to_owned(), Op::CounterAdd(2)),
         ("b".to_owned(), Op::CounterAdd(1)),
     ];
-    let problem = node.runtime.state_commit("sample", bad).await.unwrap_err();
+    let problem = node
+        .runtime
+        .state_commit("sample", bad, &Asked::default())
+        .await
+        .unwrap_err();
     assert_eq!(problem.code, Code::WrongType);
     assert_eq!(node.counter("a"), 2);
     let huge = "k".repeat(10_000);
     let problem = node
         .runtime
-        .state_commit("sample", vec![(huge, Op::CounterAdd(1))])
+        .state_commit("sample", vec![(huge, Op::CounterAdd(1))], &Asked::default())
         .await
         .unwrap_err();
     assert_eq!(problem.code, Code::BadKey);

@@ -1,5 +1,6 @@
 //! Views, forks and joins over a real store.
 
+mod eventual;
 mod model;
 mod views;
 

@@ -17,7 +17,7 @@ impl<'a> Talk<'a> {
     pub(super) async fn on_call(&mut self, frame: &Frame) -> Result<(), Trouble> {
         let header: CallHeader = frame.header()?;
         let given = frame.payloads(&header.p, self.shared())?;
-        self.apply(&header.ops, &given)?;
+        self.apply(&header.ops, &given).await?;
         let input = given.into_iter().next().unwrap_or_else(Payload::null);
         if header.mode == protocol::Mode::Enqueue {
             self.enqueue(&header, input);

@@ -21,7 +21,7 @@ impl<'a> Talk<'a> {
         let start_us = self.execution.now_us();
         let header: State = frame.header()?;
         let given = frame.payloads(&header.p, self.shared())?;
-        self.apply(&header.ops, &given)?;
+        self.apply(&header.ops, &given).await?;
         let Some(seq) = header.seq else { return Ok(()) };
         if let Some(problem) = self.poison.clone() {
             return self.reply_error(seq, &problem).await;
@@ -80,7 +80,11 @@ impl<'a> Talk<'a> {
     }
 
     /// Applies writes. The first that does not fit poisons the request.
-    pub(super) fn apply(&mut self, ops: &[OpHeader], payloads: &[Payload]) -> Result<(), Trouble> {
+    pub(super) async fn apply(
+        &mut self,
+        ops: &[OpHeader],
+        payloads: &[Payload],
+    ) -> Result<(), Trouble> {
         self.execution
             .used
             .writes
@@ -103,6 +107,10 @@ impl<'a> Talk<'a> {
                 }
                 self.poison = Some(problem);
             }
+        }
+        // What the worker is told next, it is told after its writes.
+        if let Err(problem) = crate::request::settled(&self.execution.session()).await {
+            self.poison.get_or_insert(problem);
         }
         Ok(())
     }
@@ -192,10 +200,10 @@ impl<'a> Talk<'a> {
         });
     }
 
-    pub(super) fn on_done(&mut self, frame: &Frame) -> Result<Vec<Payload>, Trouble> {
+    pub(super) async fn on_done(&mut self, frame: &Frame) -> Result<Vec<Payload>, Trouble> {
         let done: Done = frame.header()?;
         let given = frame.payloads(&done.p, self.shared())?;
-        self.apply(&done.ops, &given)?;
+        self.apply(&done.ops, &given).await?;
         self.meter(done.cpu_us, done.rss_bytes);
         if let Some(lease) = self.lease.take() {
             lease.release(done.dirty, done.rss_bytes);

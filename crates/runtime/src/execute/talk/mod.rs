@@ -189,7 +189,7 @@ impl<'a> Talk<'a> {
             request: &self.execution.id_text,
             attempt: handoff.attempt,
             app: &handoff.version.app,
-            level: crate::Level::Causal,
+            level: self.execution.promise().level,
             trace: &trace.to_string(),
             caller: &self.execution.caller,
             deadline_ms: left.min(handoff.fragment.timeout_ms),
@@ -289,7 +289,7 @@ impl<'a> Talk<'a> {
             kind::BEGIN => self.on_begin(&frame.header()?).await?,
             kind::RECALL => self.on_recall(&frame).await?,
             kind::RECORD => self.on_record(&frame).await?,
-            kind::DONE => return self.on_done(&frame).map(Some),
+            kind::DONE => return self.on_done(&frame).await.map(Some),
             kind::FAILED => return Err(self.on_failed(&frame)?),
             other => return Err(ProtocolError::Unexpected(other).into()),
         }

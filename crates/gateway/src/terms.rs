@@ -1,0 +1,77 @@
+//! What a caller asks of state, as headers say it. Pure.
+
+use crate::body;
+use axum::http::HeaderMap;
+use axum::http::header::HeaderName;
+use tidemill_problem::{Code, Problem};
+use tidemill_runtime::{Asked, Level};
+use tidemill_store::Durability;
+
+const LEVEL: HeaderName = HeaderName::from_static("tidemill-level");
+const DURABILITY: HeaderName = HeaderName::from_static("tidemill-durability");
+
+/// Everything that the headers ask of state.
+///
+/// # Errors
+/// `bad-request` for a word that is none of those that a header takes.
+pub(crate) fn asked(headers: &HeaderMap) -> Result<Asked, Problem> {
+    Ok(Asked {
+        level: level(headers)?,
+        durability: durability(headers)?,
+    })
+}
+
+fn level(headers: &HeaderMap) -> Result<Option<Level>, Problem> {
+    match body::header(headers, &LEVEL)? {
+        None => Ok(None),
+        Some("causal") => Ok(Some(Level::Causal)),
+        Some("eventual") => Ok(Some(Level::Eventual)),
+        Some(other) => Err(Problem::new(
+            Code::BadRequest,
+            format!("the header `Tidemill-Level` is `causal` or `eventual`, not {other:?}"),
+        )),
+    }
+}
+
+fn durability(headers: &HeaderMap) -> Result<Option<Durability>, Problem> {
+    match body::header(headers, &DURABILITY)? {
+        None => Ok(None),
+        Some("memory") => Ok(Some(Durability::Memory)),
+        Some("durable") => Ok(Some(Durability::Durable)),
+        Some(other) => Err(Problem::new(
+            Code::BadRequest,
+            format!("the header `Tidemill-Durability` is `durable` or `memory`, not {other:?}"),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    fn headers(name: HeaderName, text: &str) -> HeaderMap {
+        let value = HeaderValue::from_str(text).expect("a header value");
+        HeaderMap::from_iter([(name, value)])
+    }
+
+    #[test]
+    fn the_level_is_one_of_two_words() {
+        let asked = |text| level(&headers(LEVEL, text));
+        assert_eq!(level(&HeaderMap::new()).expect("valid"), None);
+        assert_eq!(asked("causal").expect("valid"), Some(Level::Causal));
+        assert_eq!(asked("eventual").expect("valid"), Some(Level::Eventual));
+        let refused = asked("strict").expect_err("no level");
+        assert_eq!(refused.code, Code::BadRequest);
+    }
+
+    #[test]
+    fn the_durability_is_one_of_two_words() {
+        let asked = |text| durability(&headers(DURABILITY, text));
+        assert_eq!(durability(&HeaderMap::new()).expect("valid"), None);
+        assert_eq!(asked("memory").expect("valid"), Some(Durability::Memory));
+        assert_eq!(asked("durable").expect("valid"), Some(Durability::Durable));
+        let refused = asked("Durable").expect_err("no durability");
+        assert_eq!(refused.code, Code::BadRequest);
+    }
+}
