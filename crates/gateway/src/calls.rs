@@ -95,8 +95,9 @@ fn respond(answer: Answer, occurrence: Occurrence) -> Response {
     let mut response = match answer.result {
         Ok(Output::Value(payload)) => value(payload),
         Ok(Output::Stream(events)) => event_stream(events, occurrence),
-        Err(problem) => return problems::respond(&problem, occurrence),
+        Err(problem) => problems::respond(&problem, occurrence),
     };
+    terms::mark(&mut response, answer.session.as_deref());
     let headers = response.headers_mut();
     headers.insert(REQUEST, hex_value(answer.request.0));
     headers.insert(TRACE, hex_value(answer.trace.trace.0));
@@ -342,7 +343,13 @@ fn event(event: &StreamEvent, occurrence: Occurrence) -> Bytes {
             write_payload(&mut item, payload);
             write_event(&mut out, "item", &item);
         }
-        StreamEvent::Committed => write_event(&mut out, "committed", b"{}"),
+        StreamEvent::Committed { session } => {
+            let data = match session {
+                Some(token) => json!({ "session": token }),
+                None => json!({}),
+            };
+            write_event(&mut out, "committed", data.to_string().as_bytes());
+        }
         StreamEvent::Failed(problem) => {
             let document = problems::document(problem, occurrence).to_string();
             write_event(&mut out, "failed", document.as_bytes());
@@ -494,8 +501,13 @@ mod tests {
             "{text}"
         );
         assert_eq!(
-            &event(&StreamEvent::Committed, none)[..],
+            &event(&StreamEvent::Committed { session: None }, none)[..],
             b"event: committed\ndata: {}\n\n"
+        );
+        let session = Some("1a".to_owned());
+        assert_eq!(
+            &event(&StreamEvent::Committed { session }, none)[..],
+            b"event: committed\ndata: {\"session\":\"1a\"}\n\n"
         );
         let failed = event(
             &StreamEvent::Failed(Problem::new(Code::TimedOut, "late")),

@@ -6,7 +6,7 @@
 use crate::problems::{self, Occurrence};
 use crate::state::{GatewayState, Shared};
 use crate::{
-    apps, backup, calls, kv, logs, metrics, node, openapi, requests, store, traces, watch,
+    apps, backup, calls, kv, logs, metrics, node, openapi, requests, store, terms, traces, watch,
 };
 use axum::Router;
 use axum::body::Body;
@@ -63,6 +63,23 @@ pub(crate) struct Route {
     pub(crate) id: &'static str,
     /// Served without token and host, to those who watch over the node.
     pub(crate) open: bool,
+}
+
+impl Operation {
+    /// Whether it is part of its caller's session: it begins where the session is, and its
+    /// answer says where the session has come to. Calls see to that themselves.
+    const fn is_in_session(self) -> bool {
+        matches!(
+            self,
+            Self::ListKeys
+                | Self::CommitKeys
+                | Self::GetKey
+                | Self::UpdateKey
+                | Self::PutKey
+                | Self::DeleteKey
+                | Self::FetchResult
+        )
+    }
 }
 
 const fn row(
@@ -225,6 +242,7 @@ async fn dispatch(state: &Shared, route: &'static Route, request: Request) -> Re
     } else {
         state.access.check(&parts.uri, &parts.headers)
     };
+    let is_in_session = admitted.is_ok() && route.operation.is_in_session();
     let outcome = match admitted {
         Ok(()) => match RawPathParams::from_request_parts(&mut parts, &()).await {
             Ok(params) => {
@@ -242,7 +260,10 @@ async fn dispatch(state: &Shared, route: &'static Route, request: Request) -> Re
         },
         Err(problem) => Err(problem),
     };
-    let response = outcome.unwrap_or_else(|problem| problems::respond(&problem, occurrence));
+    let mut response = outcome.unwrap_or_else(|problem| problems::respond(&problem, occurrence));
+    if is_in_session {
+        terms::mark(&mut response, Some(&state.runtime.token()));
+    }
     state.counts.count(route, response.status());
     response
 }
@@ -252,6 +273,9 @@ async fn handle(
     context: &Context<'_>,
     body: Body,
 ) -> Result<Response, Problem> {
+    if operation.is_in_session() {
+        terms::catch_up(&context.state.runtime, &context.parts.headers).await?;
+    }
     match operation {
         Operation::Call => calls::call(context, body).await,
         Operation::ListRequests => requests::list(context),

@@ -1,13 +1,16 @@
 //! What a caller asks of state, as headers say it. Pure.
 
 use crate::body;
-use axum::http::HeaderMap;
 use axum::http::header::HeaderName;
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::Response;
 use tidemill_problem::{Code, Problem};
-use tidemill_runtime::{Asked, Level};
+use tidemill_runtime::{Asked, Level, Runtime};
 use tidemill_store::Durability;
 
 const LEVEL: HeaderName = HeaderName::from_static("tidemill-level");
+/// What the caller's session has seen, and has seen by now.
+pub(crate) const SESSION: HeaderName = HeaderName::from_static("tidemill-session");
 const DURABILITY: HeaderName = HeaderName::from_static("tidemill-durability");
 
 /// Everything that the headers ask of state.
@@ -18,7 +21,26 @@ pub(crate) fn asked(headers: &HeaderMap) -> Result<Asked, Problem> {
     Ok(Asked {
         level: level(headers)?,
         durability: durability(headers)?,
+        session: body::header(headers, &SESSION)?.map(str::to_owned),
     })
+}
+
+/// Waits until the node has what the caller's session has seen.
+///
+/// # Errors
+/// `bad-session-token`, `state-lost`, `timed-out`.
+pub(crate) async fn catch_up(runtime: &Runtime, headers: &HeaderMap) -> Result<(), Problem> {
+    match body::header(headers, &SESSION)? {
+        Some(token) => runtime.catch_up(token).await,
+        None => Ok(()),
+    }
+}
+
+/// Adds a session's token to an answer.
+pub(crate) fn mark(response: &mut Response, token: Option<&str>) {
+    if let Some(value) = token.and_then(|token| HeaderValue::from_str(token).ok()) {
+        response.headers_mut().insert(SESSION, value);
+    }
 }
 
 fn level(headers: &HeaderMap) -> Result<Option<Level>, Problem> {
@@ -48,7 +70,6 @@ fn durability(headers: &HeaderMap) -> Result<Option<Durability>, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::http::HeaderValue;
 
     fn headers(name: HeaderName, text: &str) -> HeaderMap {
         let value = HeaderValue::from_str(text).expect("a header value");

@@ -72,6 +72,10 @@ pub enum Code {
     CallTooDeep,
     /// The request's snapshot is older than the node keeps.
     SnapshotExpired,
+    /// The session token is not one of this node's.
+    BadSessionToken,
+    /// What the session had seen was lost.
+    StateLost,
     /// There is no room on the disk.
     StorageFull,
     /// The disk failed.
@@ -115,6 +119,8 @@ impl Code {
         Self::Overloaded,
         Self::CallTooDeep,
         Self::SnapshotExpired,
+        Self::BadSessionToken,
+        Self::StateLost,
         Self::StorageFull,
         Self::StorageFailed,
         Self::ShuttingDown,
@@ -166,6 +172,12 @@ impl Code {
                 409,
                 "The request's snapshot has expired",
             ),
+            Self::BadSessionToken => (
+                "bad-session-token",
+                400,
+                "The session token is not one of this node's",
+            ),
+            Self::StateLost => ("state-lost", 410, "What the session had seen was lost"),
             Self::StorageFull => ("storage-full", 507, "There is no room on the disk"),
             Self::StorageFailed => ("storage-failed", 503, "The disk failed"),
             Self::ShuttingDown => ("shutting-down", 503, "The node is stopping"),

@@ -77,6 +77,8 @@ pub struct Asked {
     pub level: Option<Level>,
     /// How safe writes must be; else as the function, the app, the node say.
     pub durability: Option<Durability>,
+    /// The token of what its session has seen.
+    pub session: Option<String>,
 }
 
 /// The answer to a call.
@@ -88,6 +90,8 @@ pub struct Answer {
     pub trace: TraceContext,
     /// It is the answer of an earlier call with the same key, which took effect then.
     pub is_repeated: bool,
+    /// The token of what its session has seen by now; a stream's is of its beginning.
+    pub session: Option<String>,
     /// What came of it.
     pub result: Result<Output, Problem>,
 }
@@ -107,7 +111,10 @@ pub enum StreamEvent {
     /// The generator yielded; its writes are not committed yet.
     Item(Payload),
     /// The generator ended and its writes are committed.
-    Committed,
+    Committed {
+        /// The token of what the session has seen by now.
+        session: Option<String>,
+    },
     /// The request failed; none of its writes is kept.
     Failed(Problem),
 }

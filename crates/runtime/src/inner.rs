@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use tidemill_lattice::{Clock, Entropy};
 use tidemill_problem::{Code, Problem};
+use tidemill_session::Tokens;
 use tidemill_store::Store;
 use tidemill_telemetry::Telemetry;
 
@@ -28,6 +29,7 @@ pub(crate) struct Inner {
     pub(crate) requests: Requests,
     /// Requests with a key that are on their way.
     pub(crate) in_flight: Mutex<Flights>,
+    pub(crate) tokens: Tokens,
     pub(crate) shop: Shop,
     pub(crate) environments: Environments,
     pub(crate) bundles: Arc<Bundles>,

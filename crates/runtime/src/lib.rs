@@ -19,6 +19,7 @@ mod protocol;
 mod request;
 mod requests;
 mod rundir;
+mod sessions;
 mod shm;
 mod state;
 mod worker;
@@ -162,6 +163,7 @@ impl Runtime {
             worker_ids: Arc::new(AtomicU64::new(0)),
         };
         let inner = Arc::new(Inner {
+            tokens: sessions::tokens(options.session_secret, &*parts.entropy),
             requests: Requests::new(options.limits.requests_kept, options.limits.results_bytes),
             in_flight: Mutex::new(Flights::new()),
             environments: Environments::new(

@@ -23,6 +23,8 @@ pub struct Options {
     pub durability: Durability,
     /// How long the results of requests with a key are kept.
     pub retention: Duration,
+    /// What session tokens are signed with. Without it they are those of one life of the node.
+    pub session_secret: Option<[u8; 32]>,
     /// Limits.
     pub limits: Limits,
     /// Workers of one group that may run at the same time.
@@ -81,6 +83,7 @@ impl Options {
             directory,
             durability: Durability::Durable,
             retention: Duration::from_secs(24 * 60 * 60),
+            session_secret: None,
             limits: Limits::default(),
             workers_max: (2 * processors).max(4),
             processes_max: 64,

@@ -57,6 +57,7 @@ impl Runtime {
         };
         let execution = Execution::new(&self.inner, &call, None);
         let (id, trace) = (execution.id, execution.trace);
+        let seen = Arc::clone(&execution);
         let admitted = match problem {
             None => self.inner.admit(execution, call, None, None),
             Some(problem) => Err(problem),
@@ -70,6 +71,7 @@ impl Runtime {
             request: id,
             trace,
             is_repeated: false,
+            session: seen.token(),
             result,
         }
     }
@@ -117,6 +119,14 @@ impl Inner {
         Some(Promise::of(call, &version, &target, &self.options).level)
     }
 
+    /// Takes up what the caller's session has seen.
+    pub(crate) fn admit_session(&self, execution: &Execution, call: &Call) -> Result<(), Problem> {
+        if let Some(token) = &call.asked.session {
+            execution.has_seen(self.since(token)?);
+        }
+        Ok(())
+    }
+
     pub(crate) fn admit(
         self: &Arc<Self>,
         execution: Arc<Execution>,
@@ -130,6 +140,7 @@ impl Inner {
                 "the node is stopping; call another one",
             ));
         }
+        self.admit_session(&execution, &call)?;
         let limit = self.options.limits.payload_bytes;
         if call.input.body.len() > limit {
             return Err(Problem::new(
@@ -253,6 +264,7 @@ impl Admission {
         self.end(result.as_ref().err(), kept);
         run.end(Landed {
             trace: self.execution.trace,
+            seen: self.execution.seen_by_now(),
             result,
         });
     }
@@ -267,7 +279,9 @@ impl Admission {
             // Whoever asks again from here on finds the record.
             drop(run);
             let last = match result {
-                Ok(_) => StreamEvent::Committed,
+                Ok(_) => StreamEvent::Committed {
+                    session: self.execution.token(),
+                },
                 Err(problem) => StreamEvent::Failed(problem),
             };
             let _ = sender.send(last).await;
@@ -308,6 +322,9 @@ impl Admission {
             .gate
             .enter(self.execution.deadline)
             .await?;
+        let since = self.execution.seen();
+        let deadline = self.execution.deadline;
+        self.execution.inner.catch_up(since, deadline).await?;
         self.execution.begin_attempt();
         Ok(pass)
     }
@@ -371,6 +388,7 @@ impl Admission {
             code,
         );
         let committed = committed?;
+        execution.has_seen(committed.time);
         if let Some(before) = committed.repeated {
             let digest = self.identity.map_or(0, |identity| identity.digest);
             let before = repeat(before, digest)?;

@@ -27,10 +27,12 @@
 
 mod buffer;
 mod eventual;
+mod token;
 mod view;
 
 pub use buffer::Buffer;
 pub use eventual::Settled;
+pub use token::{Seen, TokenError, Tokens};
 pub use view::{Error, KeyPage, View};
 
 use eventual::Writes;

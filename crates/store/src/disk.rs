@@ -27,6 +27,12 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// What the system says.
     fn free_bytes(&self, directory: &Path) -> io::Result<u64>;
 
+    /// The identity of the machine's boot, as long as which lasts whatever was handed to the
+    /// operating system is there. `None` where it can not be told.
+    fn boot(&self) -> Option<String> {
+        None
+    }
+
     /// Called at each step; an error makes the step fail.
     ///
     /// # Errors
@@ -45,5 +51,9 @@ impl Disk for SystemDisk {
     fn free_bytes(&self, directory: &Path) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(directory)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn boot(&self) -> Option<String> {
+        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
     }
 }

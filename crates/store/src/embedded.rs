@@ -21,6 +21,7 @@ use crate::fence::Fence;
 use crate::frontier::Frontier;
 use crate::latch::Latch;
 use crate::lock::DirectoryLock;
+use crate::loss::Losses;
 use crate::mailbox::{Mail, Mailbox};
 use crate::observed::ShardStats;
 use crate::record::Entries;
@@ -33,8 +34,8 @@ use crate::turns::{Slot, Turns};
 use crate::verify::corrupt_fence;
 use crate::watch::{Wake, Watch, Watched, Watchers};
 use crate::{
-    Commit, Committed, Disk, Done, Error, Look, MessageId, Observed, Page, Pins, RecordedRequest,
-    Snapshot, Stats, Store, SystemDisk, Update, backup, export, recovery, scan,
+    Commit, Committed, Disk, Done, Durability, Error, Look, MessageId, Observed, Page, Pins,
+    RecordedRequest, Snapshot, Stats, Store, SystemDisk, Update, backup, export, recovery, scan,
 };
 
 /// A key hashes to one of so many slots, by XXH3-64 of its encoded form; a shard owns a range
@@ -117,6 +118,7 @@ pub(crate) struct Inner {
     pub(crate) queue: Mutex<Queue>,
     pub(crate) wake: Condvar,
     pub(crate) space: Space,
+    pub(crate) losses: Losses,
     /// Bytes that shards have written and the log has not.
     pub(crate) backlog: AtomicU64,
     /// Who waits for the frontier to pass a time.
@@ -201,6 +203,10 @@ impl Inner {
 
     /// Gives the log what a shard has written. Answers the ticket.
     pub(crate) fn hand_over(&self, shard: usize, entries: Entries, waits: bool) -> u64 {
+        // Nobody waits for the log, so all of it is answered before it is safe.
+        if !waits && let Err(error) = self.losses.updates() {
+            self.stop_writing(&error);
+        }
         let bytes = entries.len() as u64;
         self.backlog.fetch_add(bytes, Ordering::Relaxed);
         let (ticket, wakes) = self.queue.lock().hand_over(shard, entries, waits);
@@ -301,6 +307,11 @@ impl Embedded {
             Arc::clone(&options.disk),
             options.reserve_bytes,
         );
+        let losses = Losses::open(
+            &options.directory,
+            Arc::clone(&options.disk),
+            recovered.reach,
+        )?;
         let inner = Arc::new(Inner {
             pending: Mutex::new(recovered.pending.clone()),
             views: owners
@@ -318,6 +329,7 @@ impl Embedded {
             queue: Mutex::default(),
             wake: Condvar::new(),
             space,
+            losses,
             backlog: AtomicU64::new(0),
             unstable: Unstable::default(),
             voided_from: AtomicU64::new(u64::MAX),
@@ -493,6 +505,14 @@ impl Store for Embedded {
         self.inner.when_stable(time, then);
     }
 
+    fn losses(&self) -> u32 {
+        self.inner.losses.count()
+    }
+
+    fn has_kept(&self, losses: u32, time: Time) -> bool {
+        self.inner.losses.kept(losses, time)
+    }
+
     fn read_at(&self, key: &Key, at: &Snapshot) -> Result<Option<Arc<Cell>>, Error> {
         let cell = self.inner.read(key, at.time(), true);
         self.inner.pins.check(at.time())?;
@@ -551,6 +571,11 @@ impl Store for Embedded {
             }));
         }
         let inner = &*self.inner;
+        if commit.durability == Durability::Memory
+            && let Err(error) = inner.losses.commits()
+        {
+            return done(Err(error));
+        }
         inner.advance();
         let asked_us = inner.clock.now_micros();
         let held = match inner.pins.hold(commit.snapshot, asked_us) {

@@ -25,6 +25,7 @@ pub mod hot;
 mod journal;
 mod latch;
 mod lock;
+mod loss;
 mod mailbox;
 mod manifest;
 pub mod meter;
@@ -178,6 +179,13 @@ pub trait Store: Send + Sync + 'static {
     /// once, or on a thread of the store's, where it must be short and must not block. Where
     /// writing has failed that may never be, and `then` is called at once.
     fn when_stable(&self, time: Time, then: Box<dyn FnOnce() + Send>);
+
+    /// How often a tail of what had been answered was lost, see [`Store::has_kept`].
+    fn losses(&self) -> u32;
+
+    /// Whether everything through `time`, as somebody saw it when there had been so many losses,
+    /// is still here. False where that can not be known.
+    fn has_kept(&self, losses: u32, time: Time) -> bool;
 
     /// The cell of `key`, merged up to the snapshot. A tombstone is returned as a cell, since
     /// a writer needs its incarnation; `None` if nothing was ever written or all is forgotten.

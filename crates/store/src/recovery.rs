@@ -13,6 +13,7 @@ use tidemill_lattice::{Time, Writer};
 use crate::embedded::shard_of;
 use crate::engine::Engine;
 use crate::fence::Void;
+use crate::loss::Reach;
 use crate::owner::{Held, Owner};
 use crate::record::{self, Entry, Header};
 use crate::requests::StoredRequest;
@@ -28,6 +29,8 @@ pub(crate) struct Recovered {
     pub(crate) checkpoint: Time,
     /// At or above everything logged: the clock starts here, and all of it is applied.
     pub(crate) floor: Time,
+    /// How far it reaches for certain.
+    pub(crate) reach: Reach,
     /// The number of the next group.
     pub(crate) next_number: u64,
     pub(crate) logged: VecDeque<Logged>,
@@ -63,6 +66,10 @@ pub(crate) fn recover(
         writer: Writer(epoch),
         checkpoint: meta.checkpoint,
         floor: meta.checkpoint,
+        reach: Reach {
+            last: meta.checkpoint,
+            seen: meta.checkpoint,
+        },
         next_number: meta.log_start,
         ..Recovered::default()
     };
@@ -139,6 +146,7 @@ impl Recovered {
         }
         self.next_number = number + 1;
         self.floor = self.floor.max(high);
+        self.reach.last = self.reach.last.max(high);
         self.logged.push_back(Logged {
             number,
             high,
@@ -149,6 +157,7 @@ impl Recovered {
 
     fn replay(&mut self, engine: &Engine, owners: &mut [Owner], entry: Entry) -> Result<(), Error> {
         let time = entry.time;
+        self.reach.seen = self.reach.seen.max(entry.snapshot);
         if time <= self.checkpoint {
             return Ok(());
         }

@@ -203,10 +203,11 @@ impl Sequencer {
                 break;
             }
         }
-        if self.inner.failure().is_none()
-            && let Err(error) = self.inner.engine.sync()
-        {
-            tracing::warn!(%error, "the last commits may not be durable");
+        if self.inner.failure().is_none() {
+            let synced = self.inner.engine.sync();
+            if let Err(error) = synced.and_then(|()| self.inner.losses.end()) {
+                tracing::warn!(%error, "the last commits may not be durable");
+            }
         }
         self.checkpoints.refuse(&Error::Closed);
     }

@@ -20,6 +20,7 @@ use crate::engine::{Engine, Sizes};
 use crate::fence;
 use crate::journal::{self, Finding};
 use crate::lock::DirectoryLock;
+use crate::loss;
 use crate::{Error, SystemDisk, recovery};
 
 /// So many are told; a disk that has more is beyond a list.
@@ -159,6 +160,11 @@ pub(crate) fn inspect(directory: &Path, scratch: &Path) -> Result<Report, Error>
         }
         Err(e) => return Err(failed("reading the file FENCE")(e)),
     };
+    match loss::look(directory) {
+        Ok(()) => {}
+        Err(error @ Error::Corrupt { .. }) => report.add_error("the file LOSSES", error),
+        Err(error) => return Err(error),
+    }
     let finding = journal::check(&directory.join("engine")).map_err(failed("reading a journal"))?;
     if let Some(Finding::Torn { file, valid_bytes }) = finding {
         let name = file.file_name().unwrap_or_default().to_string_lossy();

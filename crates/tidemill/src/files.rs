@@ -10,6 +10,8 @@ use tidemill_lattice::Entropy;
 
 /// The name of the token's file in the data directory.
 pub(crate) const TOKEN: &str = "token";
+/// The name of the file with what session tokens are signed with.
+pub(crate) const SESSION_SECRET: &str = "session-secret";
 /// The name of the file that says where the node listens.
 pub(crate) const NODE: &str = "node.json";
 
@@ -96,6 +98,30 @@ pub(crate) fn ensure_token(data: &Path, entropy: &dyn Entropy) -> Result<String,
     Ok(token)
 }
 
+/// What a data directory's session tokens are signed with; made at the first start, under the
+/// directory's lock.
+pub(crate) fn ensure_session_secret(
+    data: &Path,
+    entropy: &dyn Entropy,
+) -> Result<[u8; 32], Failure> {
+    let path = data.join(SESSION_SECRET);
+    match fs::read(&path) {
+        Ok(bytes) => <[u8; 32]>::try_from(bytes).map_err(|_| {
+            Failure::Other(format!(
+                "{} is not 32 bytes long: remove it, and sessions begin anew",
+                path.display()
+            ))
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut secret = [0; 32];
+            entropy.fill(&mut secret);
+            write_atomically(&path, &secret, 0o600)?;
+            Ok(secret)
+        }
+        Err(error) => Err(at(&path, "cannot be read", &error)),
+    }
+}
+
 /// Where the node of a data directory listens, as far as it has said.
 pub(crate) fn read_node(data: &Path) -> Option<NodeFile> {
     let text = fs::read_to_string(data.join(NODE)).ok()?;
@@ -136,6 +162,24 @@ mod tests {
         fs::write(data.join(TOKEN), " mine \n").expect("written");
         assert_eq!(ensure_token(&data, &Counting).expect("kept"), "mine");
         assert_eq!(fs::read_dir(&data).expect("readable").count(), 1);
+    }
+
+    #[test]
+    fn a_session_secret_is_made_once_for_its_owner_alone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let data = directory.path();
+        let secret = ensure_session_secret(data, &Counting).expect("made");
+        assert_eq!(secret[..3], [0, 1, 2]);
+        let path = data.join(SESSION_SECRET);
+        let mode = fs::metadata(&path).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        fs::write(&path, [9; 32]).expect("written");
+        assert_eq!(
+            ensure_session_secret(data, &Counting).expect("kept"),
+            [9; 32]
+        );
+        fs::write(&path, [9; 31]).expect("written");
+        assert!(ensure_session_secret(data, &Counting).is_err());
     }
 
     #[test]

@@ -100,7 +100,7 @@ async fn serve(data: &Path, loaded: &Loaded, ready_file: Option<&Path>) -> Resul
         telemetry: Arc::clone(&telemetry),
     };
     let started_us = clock.now_micros();
-    let options = runtime_options(data, settings, sdk::unpack(data)?);
+    let options = runtime_options(data, settings)?;
     let runtime = Runtime::start(options, parts).await?;
     let token = (!settings.http.insecure).then_some(token);
     let (stop, stopping) = watch::channel(false);
@@ -205,20 +205,21 @@ pub(crate) fn durability(settings: &Settings) -> Durability {
     }
 }
 
-fn runtime_options(data: &Path, settings: &Settings, sdk: PathBuf) -> tidemill_runtime::Options {
+fn runtime_options(data: &Path, settings: &Settings) -> Result<tidemill_runtime::Options, Failure> {
     let runtime = &settings.runtime;
-    tidemill_runtime::Options {
+    Ok(tidemill_runtime::Options {
         python: runtime.python.clone(),
-        sdk_directory: Some(sdk),
+        sdk_directory: Some(sdk::unpack(data)?),
         durability: durability(settings),
         retention: std::time::Duration::from_secs(settings.requests.retention_s),
+        session_secret: Some(files::ensure_session_secret(data, &OsEntropy)?),
         limits: runtime.limits,
         workers_max: runtime.workers_max,
         processes_max: runtime.processes_max,
         waiting_max: runtime.waiting_max,
         admission: runtime.admission,
         ..tidemill_runtime::Options::new(data.to_owned())
-    }
+    })
 }
 
 /// The files that say where the node listens; they go when this value goes.

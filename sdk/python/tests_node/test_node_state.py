@@ -194,6 +194,30 @@ def test_at_the_level_eventual_each_write_stands_for_itself(node):
     assert node.state("eventual").counter("d").get() == 2
 
 
+def test_a_client_is_a_session(node, kitchen):
+    one, two = node.session(), node.session()
+    runtime = one._runtime
+    assert runtime._seen == "" and "Session" not in runtime._asks()
+    one.state("kitchen").counter("seen").add()
+    written = runtime._seen
+    assert written != "" and written in runtime._asks()
+    assert two._runtime._seen == ""
+    assert one.state("kitchen").counter("seen").get() == 1
+    assert runtime._seen >= written
+    runtime.saw(written[:-1])
+    runtime.saw("0")
+    assert runtime._seen >= written, "an older answer that comes late changes nothing"
+
+
+def test_a_session_that_the_node_does_not_know_begins_anew(node):
+    client = node.session()
+    client._runtime.saw("1" + "f" * 56)
+    with pytest.raises(tidemill.BadSessionToken):
+        client.state("kitchen").counter("seen").get()
+    client.state("kitchen").counter("seen").get()
+    assert client._runtime._seen != ""
+
+
 def test_writes_from_outside_take_a_level_and_a_durability(node):
     for level in ("causal", "eventual"):
         space = node.session(level=level, durability="memory").state("terms")

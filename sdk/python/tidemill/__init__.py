@@ -34,6 +34,7 @@ from tidemill.errors import (
     BadKey,
     BadManifest,
     BadRequest,
+    BadSessionToken,
     CallTooDeep,
     Cancelled,
     ConnectionFailed,
@@ -54,6 +55,7 @@ from tidemill.errors import (
     RequestMismatch,
     ShuttingDown,
     SnapshotExpired,
+    StateLost,
     StorageFailed,
     StorageFull,
     Timeout,
@@ -63,12 +65,12 @@ from tidemill.errors import (
 )
 
 __all__ = [
-    "App", "BadKey", "BadManifest", "BadRequest", "Call", "CallTooDeep", "Cancelled", "Client",
-    "Cls", "ConnectionFailed", "EnvironmentFailed", "Error", "Flow", "Function", "FunctionError",
-    "Internal", "LoadFailed", "NotAcceptable", "NotFound", "OutOfMemory", "Overloaded",
-    "PayloadTooLarge", "PythonMismatch", "Ref", "RemoteTraceback", "RequestExpired",
-    "RequestInFlight", "RequestMismatch", "Retry", "ShuttingDown", "SnapshotExpired",
-    "StorageFailed", "StorageFull", "Timeout", "Unauthorized", "WorkerCrashed", "WrongType",
-    "__version__", "connect", "enqueue", "enter", "idempotency_key", "ref", "request", "state",
-    "step",
+    "App", "BadKey", "BadManifest", "BadRequest", "BadSessionToken", "Call", "CallTooDeep",
+    "Cancelled", "Client", "Cls", "ConnectionFailed", "EnvironmentFailed", "Error", "Flow",
+    "Function", "FunctionError", "Internal", "LoadFailed", "NotAcceptable", "NotFound",
+    "OutOfMemory", "Overloaded", "PayloadTooLarge", "PythonMismatch", "Ref", "RemoteTraceback",
+    "RequestExpired", "RequestInFlight", "RequestMismatch", "Retry", "ShuttingDown",
+    "SnapshotExpired", "StateLost", "StorageFailed", "StorageFull", "Timeout", "Unauthorized",
+    "WorkerCrashed", "WrongType", "__version__", "connect", "enqueue", "enter", "idempotency_key",
+    "ref", "request", "state", "step",
 ]  # fmt: skip

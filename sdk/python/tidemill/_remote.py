@@ -36,6 +36,9 @@ _ASYNC_THREADS = 64
 _POLL_FIRST_SECONDS = 0.002
 _POLL_MAX_SECONDS = 0.25
 _WAIT_SECONDS = 20
+# After these a session's token is of no use any more.
+_ENDING_CODES = frozenset({"bad-session-token", "state-lost"})
+_SESSION_ENDS = frozenset({400, 410})
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -48,6 +51,8 @@ class HttpRuntime(Runtime):
         self.http = http
         self.retry = retry or Retry()
         self._terms = terms
+        self._seen = ""
+        self._seen_lock = threading.Lock()
         self.known_flows: set[tuple[str, str]] = set()
         self._keys = _Keys()
         self._pool: ThreadPoolExecutor | None = None
@@ -58,6 +63,26 @@ class HttpRuntime(Runtime):
         made = HttpRuntime(self.http, self.retry, terms)
         made.known_flows = self.known_flows
         return made
+
+    def _asks(self) -> str:
+        """Header lines: what is asked of state, and what this session has seen."""
+        seen = self._seen
+        return f"{self._terms}Tidemill-Session: {seen}\r\n" if seen else self._terms
+
+    def saw(self, token: str | None) -> None:
+        """Takes an answer's token. Of two the greater text names the later state, and answers
+        reach the threads of a session in any order."""
+        if token is None or token <= self._seen:
+            return
+        with self._seen_lock:
+            self._seen = max(self._seen, token)
+
+    def _answered(self, answer: Response) -> None:
+        if answer.status in _SESSION_ENDS and _problem_code(answer) in _ENDING_CODES:
+            with self._seen_lock:
+                self._seen = ""
+            return
+        self.saw(answer.headers.get("tidemill-session"))
 
     def close(self) -> None:
         """Closes idle connections and threads."""
@@ -77,7 +102,8 @@ class HttpRuntime(Runtime):
         timeout: float | None = None,
     ) -> Response:
         """One request; a problem is raised, unless its status is in `accept`."""
-        answer = self.http.request(method, path, headers + self._terms, body, timeout)
+        answer = self.http.request(method, path, headers + self._asks(), body, timeout)
+        self._answered(answer)
         if answer.status >= 300 and answer.status not in accept:
             raise_problem(answer.status, answer.headers, answer.body)
         return answer
@@ -115,17 +141,18 @@ class HttpRuntime(Runtime):
         answer = self._post(path, payload, headers)
         content_type = answer.headers.get("content-type", _codec.BYTES)
         if content_type.startswith("text/event-stream"):
-            return stream_items(events(iter((bytes(answer.body),))))
+            return stream_items(events(iter((bytes(answer.body),))), self.saw)
         return _codec.decode(content_type, answer.body)
 
     def _post(self, path: str, payload: Payload, headers: str = "") -> Response:
         headers = (
             f"Content-Type: {payload.content_type}\r\n"
-            f"Idempotency-Key: {quoted(self._keys.next())}\r\n{headers}{self._terms}"
+            f"Idempotency-Key: {quoted(self._keys.next())}\r\n{headers}{self._asks()}"
         )
 
         def once() -> Response:
             answer = self.http.request("POST", path, headers, payload.parts)
+            self._answered(answer)
             if answer.status >= 300:
                 raise_problem(answer.status, answer.headers, answer.body)
             return answer
@@ -172,17 +199,20 @@ class HttpRuntime(Runtime):
     def _stream(self, path: str, payload: Payload) -> Iterator[Any]:
         headers = (
             f"Content-Type: {payload.content_type}\r\nAccept: text/event-stream\r\n"
-            f"Idempotency-Key: {quoted(self._keys.next())}\r\n{self._terms}"
+            f"Idempotency-Key: {quoted(self._keys.next())}\r\n{self._asks()}"
         )
 
         def once() -> Iterator[bytes]:
             status, found, pieces = self.http.open_stream("POST", path, headers, payload.parts)
             if status >= 300:
-                raise_problem(status, found, b"".join(pieces))
+                answer = Response(status, found, b"".join(pieces))
+                self._answered(answer)
+                raise_problem(status, found, answer.body)
+            self.saw(found.get("tidemill-session"))
             return pieces
 
         # Once items have come, they can not be asked for again.
-        return stream_items(events(self.persist(once)))
+        return stream_items(events(self.persist(once)), self.saw)
 
     def map(self, target: Target, items: Iterable[Any], concurrency: int) -> Iterator[Any]:
         pool = ThreadPoolExecutor(concurrency, thread_name_prefix="tidemill-map")
@@ -316,7 +346,10 @@ class ClientCall(Call[Any]):
             return (False, problem(answer.status, answer.headers, answer.body))
         content_type = answer.headers.get("content-type", _codec.BYTES)
         if content_type.startswith("text/event-stream"):
-            return (True, list(stream_items(events(iter((bytes(answer.body),))))))
+            return (
+                True,
+                list(stream_items(events(iter((bytes(answer.body),))), self._runtime.saw)),
+            )
         value = _codec.decode(content_type, answer.body)
         if self._generator:  # its items in one list, those that are not JSON wrapped
             value = [unwrap(item).decode() for item in value]
@@ -472,12 +505,23 @@ def events(pieces: Iterator[bytes]) -> Iterator[tuple[str, str]]:
             data.append(value)
 
 
-def stream_items(stream: Iterator[tuple[str, str]]) -> Iterator[Any]:
+def _problem_code(answer: Response) -> str | None:
+    try:
+        code = json.loads(answer.body)["code"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return code if isinstance(code, str) else None
+
+
+def stream_items(
+    stream: Iterator[tuple[str, str]], saw: Callable[[str | None], None]
+) -> Iterator[Any]:
     """The items of a streamed answer. Raises unless it ends with `committed`."""
     for event, data in stream:
         if event == "item":
             yield unwrap(json.loads(data)).decode()
         elif event == "committed":
+            saw(json.loads(data).get("session"))
             return
         elif event == "failed":
             found = json.loads(data)

@@ -69,7 +69,10 @@ def find_token() -> str | None:
 
 
 class Client:
-    """A node, seen from outside. Safe to use from several threads."""
+    """A node, seen from outside. Safe to use from several threads.
+
+    A client is a session: whatever it has read or written, its next call sees at least that.
+    """
 
     def __init__(
         self,
@@ -85,8 +88,11 @@ class Client:
         self._runtime = HttpRuntime(Http(url or find_url(), headers), retry)
 
     def session(self, *, level: str | None = None, durability: str | None = None) -> Client:
-        """A client of the same node over the same connections that asks for another level
-        (`causal`, `eventual`) or durability (`durable`, `memory`) in all its calls and writes."""
+        """Another session: a client of the same node over the same connections.
+
+        It asks for `level` (`causal`, `eventual`) and `durability` (`durable`, `memory`) in all its
+        calls and writes. What one session has seen does not bind another.
+        """
         made = Client.__new__(Client)
         made._runtime = self._runtime.session(_terms(level, durability))
         return made

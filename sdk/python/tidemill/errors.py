@@ -177,6 +177,21 @@ class SnapshotExpired(Error):
     code = "snapshot-expired"
 
 
+class BadSessionToken(Error):
+    """The session is not one of this node's. The client has begun a new one: try again."""
+
+    code = "bad-session-token"
+
+
+class StateLost(Error):
+    """The node has lost what this session had seen: the last writes of durability `memory`.
+
+    The client has begun a new session; read again what you rely on.
+    """
+
+    code = "state-lost"
+
+
 class StorageFull(Error):
     """The node's disk is full."""
 
@@ -252,8 +267,9 @@ _BY_CODE: dict[str, type[Error]] = {
     for kind in (
         BadRequest, BadKey, WrongType, PayloadTooLarge, Unauthorized, NotAcceptable, BadManifest,
         PythonMismatch, EnvironmentFailed, LoadFailed, Timeout, Cancelled, WorkerCrashed,
-        OutOfMemory, Overloaded, CallTooDeep, SnapshotExpired, StorageFull, StorageFailed,
-        ShuttingDown, Internal, ConnectionFailed, RequestMismatch, RequestInFlight, RequestExpired,
+        OutOfMemory, Overloaded, CallTooDeep, SnapshotExpired, BadSessionToken, StateLost,
+        StorageFull, StorageFailed, ShuttingDown, Internal, ConnectionFailed, RequestMismatch,
+        RequestInFlight, RequestExpired,
     )
 }  # fmt: skip
 _BY_CODE["forbidden-host"] = Unauthorized

@@ -55,6 +55,14 @@ impl Store for Gate {
         self.store.when_stable(time, then);
     }
 
+    fn losses(&self) -> u32 {
+        self.store.losses()
+    }
+
+    fn has_kept(&self, losses: u32, time: Time) -> bool {
+        self.store.has_kept(losses, time)
+    }
+
     fn watch(&self, what: Watched, wake: Wake) -> Watch {
         self.store.watch(what, wake)
     }

@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use tidemill_flow::{Fragment, Plan, Progress, StepId};
-use tidemill_lattice::Payload;
+use tidemill_lattice::{Payload, Time};
 use tidemill_problem::{Code, Problem};
 use tidemill_session::Buffer;
 use tidemill_telemetry::{Meter, Span, SpanId, SpanKind, TraceContext};
@@ -46,6 +46,8 @@ pub(crate) struct Execution {
     pub(crate) id_text: String,
     /// Known once its target is.
     promise: OnceLock<Promise>,
+    /// The time that its session had seen before, and its own commit's.
+    seen: AtomicU64,
     /// What the attempt that runs sees of state; begun once the request has been let in.
     session: Mutex<Option<Arc<tidemill_session::Request>>>,
     /// The attempt that runs, from 1.
@@ -145,6 +147,7 @@ impl Execution {
             id,
             id_text: id.to_string(),
             promise: OnceLock::new(),
+            seen: AtomicU64::new(0),
             session: Mutex::default(),
             attempt: AtomicU32::new(0),
             attempt_span: Mutex::new(span),
@@ -179,6 +182,20 @@ impl Execution {
     /// Fixes what it is promised. Later words change nothing.
     pub(crate) fn set_promise(&self, promise: Promise) {
         let _ = self.promise.set(promise);
+    }
+
+    /// Its session has seen the state at this time.
+    pub(crate) fn has_seen(&self, time: Time) {
+        self.seen.fetch_max(time.as_u64(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn seen(&self) -> Time {
+        Time::from_u64(self.seen.load(Ordering::Relaxed))
+    }
+
+    /// The request's state, if it was begun.
+    pub(crate) fn begun(&self) -> Option<Arc<tidemill_session::Request>> {
+        self.session.lock().clone()
     }
 
     /// The request's state, from the snapshot of when its attempt began.

@@ -182,21 +182,21 @@ impl Outputs {
         }
     }
 
-    /// As the call that made them would have given them.
+    /// As the call that made them would have given them, to a session of this token.
     ///
     /// # Errors
     /// `request-expired` where they were not kept.
-    pub(crate) fn output(self) -> Result<Output, Problem> {
+    pub(crate) fn output(self, session: Option<String>) -> Result<Output, Problem> {
         match self {
             Self::Value(value) => Ok(Output::Value(value)),
-            Self::Items(items) => Ok(Output::Stream(replay(items))),
+            Self::Items(items) => Ok(Output::Stream(replay(items, session))),
             Self::Dropped => Err(dropped()),
         }
     }
 }
 
 /// A stream of items that are there already.
-fn replay(items: Vec<Payload>) -> mpsc::Receiver<StreamEvent> {
+fn replay(items: Vec<Payload>, session: Option<String>) -> mpsc::Receiver<StreamEvent> {
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         for item in items {
@@ -204,7 +204,7 @@ fn replay(items: Vec<Payload>) -> mpsc::Receiver<StreamEvent> {
                 return;
             }
         }
-        let _ = sender.send(StreamEvent::Committed).await;
+        let _ = sender.send(StreamEvent::Committed { session }).await;
     });
     receiver
 }

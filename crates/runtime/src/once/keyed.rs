@@ -7,6 +7,7 @@ use crate::execute::Execution;
 use crate::inner::Inner;
 use crate::{Answer, Call, RequestId, Runtime};
 use std::sync::Arc;
+use tidemill_lattice::Time;
 use tidemill_problem::{Code, Problem};
 use tidemill_store::RecordedRequest;
 use tidemill_telemetry::TraceContext;
@@ -20,6 +21,8 @@ const RETRY_AFTER_MS: u64 = 1000;
 #[derive(Clone, Debug)]
 pub(crate) struct Landed {
     pub(crate) trace: TraceContext,
+    /// The greatest time that it has seen, its own commit's included.
+    pub(crate) seen: Time,
     pub(crate) result: Result<Outputs, Problem>,
 }
 
@@ -185,14 +188,19 @@ impl Inner {
 
     /// How a request has ended, if it has taken effect. `trace` is for one that can not be told.
     fn look_up(&self, identity: &Identity, trace: TraceContext) -> Option<Landed> {
+        let mut seen = Time::ZERO;
         let found = match self.store.request(identity.id.0) {
             Ok(None) => return None,
-            Ok(Some(recorded)) => repeat(recorded, identity.digest),
+            Ok(Some(recorded)) => {
+                seen = recorded.time;
+                repeat(recorded, identity.digest)
+            }
             Err(error) => Err(crate::state::store_problem(&error)),
         };
         let ran = found.as_ref().ok().and_then(Answered::trace);
         Some(Landed {
             trace: ran.unwrap_or(trace),
+            seen,
             result: found.map(|answered| answered.outputs),
         })
     }
@@ -211,53 +219,72 @@ impl Runtime {
         let until = call.timeout.map(|timeout| Instant::now() + timeout);
         let execution = Execution::new(inner, &call, Some(identity.id));
         let trace = execution.trace;
-        let answer = |trace, is_repeated, result| Answer {
+        let seen = Arc::clone(&execution);
+        let failed = |problem| Answer {
             request: identity.id,
             trace,
-            is_repeated,
-            result,
+            is_repeated: false,
+            session: seen.token(),
+            result: Err(problem),
         };
+        let answer = |landed: Landed, is_repeated| {
+            seen.has_seen(landed.seen);
+            let session = seen.token();
+            Answer {
+                request: identity.id,
+                trace: landed.trace,
+                is_repeated: is_repeated && landed.result.is_ok(),
+                session: session.clone(),
+                result: landed.result.and_then(|outputs| outputs.output(session)),
+            }
+        };
+        if let Err(problem) = inner.admit_session(&execution, &call) {
+            return failed(problem);
+        }
         let (run, seat) = match inner.board(identity) {
             Found::First(run, seat) => (run, seat),
-            Found::Refused(problem) => return answer(trace, false, Err(problem)),
+            Found::Refused(problem) => return failed(problem),
             Found::Joined(seat) => {
                 return match seat.wait(until).await {
-                    Some(landed) => {
-                        let result = landed.result.and_then(Outputs::output);
-                        answer(landed.trace, true, result)
-                    }
-                    None => {
-                        let detail = "the request is still running for whoever asked first";
-                        answer(trace, false, Err(in_flight(detail)))
-                    }
+                    Some(landed) => answer(landed, true),
+                    None => failed(in_flight(
+                        "the request is still running for whoever asked first",
+                    )),
                 };
             }
         };
         if let Some(landed) = inner.look_up(&identity, trace) {
             run.end(landed.clone());
-            let is_repeated = landed.result.is_ok();
-            let result = landed.result.and_then(Outputs::output);
-            return answer(landed.trace, is_repeated, result);
+            return answer(landed, true);
         }
         let admission = match inner.admit(execution, call, None, Some(identity)) {
             Ok(admission) => admission,
             Err(problem) => {
-                let result = Err(problem.clone());
-                run.end(Landed { trace, result });
-                return answer(trace, false, Err(problem));
+                run.end(Landed {
+                    trace,
+                    seen: Time::ZERO,
+                    result: Err(problem.clone()),
+                });
+                return failed(problem);
             }
         };
         if admission.is_stream() {
             run.close();
-            return answer(trace, false, Ok(admission.stream(Some(run))));
+            return Answer {
+                request: identity.id,
+                trace,
+                is_repeated: false,
+                session: seen.token(),
+                result: Ok(admission.stream(Some(run))),
+            };
         }
         tokio::spawn(admission.land(run));
         match seat.wait(None).await {
-            Some(landed) => answer(trace, false, landed.result.and_then(Outputs::output)),
-            None => {
-                let detail = "the request ended without saying how; please report this";
-                answer(trace, false, Err(Problem::new(Code::Internal, detail)))
-            }
+            Some(landed) => answer(landed, false),
+            None => failed(Problem::new(
+                Code::Internal,
+                "the request ended without saying how; please report this",
+            )),
         }
     }
 
@@ -285,8 +312,11 @@ impl Runtime {
         let admission = match inner.admit(execution, call, None, Some(identity)) {
             Ok(admission) => admission,
             Err(problem) => {
-                let result = Err(problem.clone());
-                run.end(Landed { trace, result });
+                run.end(Landed {
+                    trace,
+                    seen: Time::ZERO,
+                    result: Err(problem.clone()),
+                });
                 return Err(problem);
             }
         };

@@ -145,7 +145,10 @@ async fn a_generator_streams_and_commits_at_its_end() {
             StreamEvent::Item(item) => {
                 items.push(serde_json::from_slice::<u32>(&item.body).unwrap());
             }
-            StreamEvent::Committed => break,
+            StreamEvent::Committed { session } => {
+                assert!(session.is_some());
+                break;
+            }
             StreamEvent::Failed(problem) => panic!("{problem}"),
         }
     }

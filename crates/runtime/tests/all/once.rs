@@ -41,7 +41,7 @@ async fn items(answer: Answer) -> Result<Vec<Value>, Problem> {
     loop {
         match events.recv().await.expect("an end") {
             StreamEvent::Item(item) => items.push(serde_json::from_slice(&item.body).unwrap()),
-            StreamEvent::Committed => return Ok(items),
+            StreamEvent::Committed { .. } => return Ok(items),
             StreamEvent::Failed(problem) => return Err(problem),
         }
     }

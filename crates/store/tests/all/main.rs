@@ -10,6 +10,7 @@ mod frontier;
 mod fuzz;
 mod golden;
 mod kill;
+mod losses;
 mod meters;
 mod model;
 mod observed;

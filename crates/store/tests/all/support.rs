@@ -38,6 +38,7 @@ impl Clock for ManualClock {
 pub(crate) struct FaultyDisk {
     faults: Mutex<Vec<Step>>,
     free: AtomicU64,
+    boots: AtomicU64,
 }
 
 impl FaultyDisk {
@@ -51,6 +52,11 @@ impl FaultyDisk {
         self.faults.lock().push(step);
     }
 
+    /// The machine goes down and comes up again.
+    pub(crate) fn reboot(&self) {
+        self.boots.fetch_add(1, Ordering::SeqCst);
+    }
+
     pub(crate) fn set_free_bytes(&self, bytes: u64) {
         self.free.store(bytes, Ordering::SeqCst);
     }
@@ -59,6 +65,10 @@ impl FaultyDisk {
 impl Disk for FaultyDisk {
     fn free_bytes(&self, _: &Path) -> io::Result<u64> {
         Ok(self.free.load(Ordering::SeqCst))
+    }
+
+    fn boot(&self) -> Option<String> {
+        Some(format!("boot {}", self.boots.load(Ordering::SeqCst)))
     }
 
     fn step(&self, step: Step) -> io::Result<()> {

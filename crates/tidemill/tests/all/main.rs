@@ -21,6 +21,7 @@ mod redis_clients;
 mod redis_faults;
 mod redis_kills;
 mod resp;
+mod sessions;
 mod support;
 mod top;
 mod watch;

@@ -152,8 +152,8 @@ fn a_generator_streams() {
         reply.text()
     );
     let expected = "event: item\ndata: 0\n\nevent: item\ndata: 1\n\nevent: item\ndata: 2\n\n\
-                    event: committed\ndata: {}\n\n";
-    assert_eq!(reply.text(), expected);
+                    event: committed\ndata: {\"session\":\"";
+    assert!(reply.text().starts_with(expected), "{}", reply.text());
     assert_eq!(
         node.cli_ok(&["call", "demo.count", "--arg", "3"]),
         "0\n1\n2\n"
