@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::door::{Door, Reader, Write};
 use crate::fault::{Fault, Outcome};
 use crate::session::Session;
-use crate::{hashes, keys, server, sets, streams, strings};
+use crate::{hashes, keys, multi, server, sets, streams, strings};
 
 /// Who runs a command, and what it waits for.
 #[derive(Clone, Copy)]
@@ -20,6 +20,8 @@ pub(crate) enum Run {
     Scan(fn(&Reader<'_>, &[Bytes]) -> Outcome),
     /// A write.
     Write(fn(&Door, &[Bytes]) -> Result<Write, Fault>),
+    /// Runs what `MULTI` has gathered.
+    Exec,
     /// Redis has it, this door has not; says what to use instead.
     Absent(&'static str),
 }
@@ -87,8 +89,8 @@ const ALL: (i64, i64, i64) = (1, -1, 1);
 const PAIRS: (i64, i64, i64) = (1, -1, 2);
 const NONE: (i64, i64, i64) = (0, 0, 0);
 
-const NO_MULTI: &str = "a transaction can not wait for its client here; write several keys at once \
-                        with MSET or DEL, or in a function, which is one transaction";
+const NO_WATCH: &str = "nothing is validated here, so nothing can be watched; decide with SET NX or \
+                        a counter, or in a function, which is one transaction";
 const NO_PUBSUB: &str = "append to a stream and read it with XRANGE";
 const NO_BLOCKING: &str = "nothing blocks here; ask again, or let a function enqueue the work";
 const NO_SCRIPT: &str = "write a function and call it over HTTP";
@@ -167,12 +169,13 @@ pub(crate) static TABLE: &[Command] = &[
     entry("echo", 2, READ, NONE, Run::Local(server::echo)),
     entry("select", 2, READ, NONE, Run::Local(server::select)),
     entry("time", 1, READ, NONE, Run::Local(server::time)),
+    // Transactions.
+    entry("multi", 1, READ, NONE, Run::Local(multi::multi)),
+    entry("exec", 1, ABSENT, NONE, Run::Exec),
+    entry("discard", 1, READ, NONE, Run::Local(multi::discard)),
+    entry("unwatch", 1, READ, NONE, Run::Local(multi::unwatch)),
     // Known, and not there.
-    entry("multi", 1, ABSENT, NONE, Run::Absent(NO_MULTI)),
-    entry("exec", 1, ABSENT, NONE, Run::Absent(NO_MULTI)),
-    entry("discard", 1, ABSENT, NONE, Run::Absent(NO_MULTI)),
-    entry("watch", -2, ABSENT, ALL, Run::Absent(NO_MULTI)),
-    entry("unwatch", 1, ABSENT, NONE, Run::Absent(NO_MULTI)),
+    entry("watch", -2, ABSENT, ALL, Run::Absent(NO_WATCH)),
     entry("subscribe", -2, ABSENT, NONE, Run::Absent(NO_PUBSUB)),
     entry("psubscribe", -2, ABSENT, NONE, Run::Absent(NO_PUBSUB)),
     entry("ssubscribe", -2, ABSENT, NONE, Run::Absent(NO_PUBSUB)),

@@ -17,6 +17,7 @@ use tokio::sync::{oneshot, watch};
 use crate::command::{self, Command, Run};
 use crate::door::{Waiting, Write};
 use crate::fault::Fault;
+use crate::multi;
 use crate::reply::Writing;
 use crate::session::Session;
 use crate::{Limits, Parser, Protocol, Reply, threads};
@@ -143,6 +144,7 @@ impl Connection {
                 return Ok(());
             }
             Err(command::Unknown::Name(text)) => {
+                multi::spoil(&mut self.session);
                 return self.answer(Reply::Error(text)).await;
             }
         };
@@ -150,6 +152,10 @@ impl Connection {
             let text = "NOAUTH Authentication required.".to_owned();
             return self.answer(Reply::Error(text)).await;
         }
+        let arguments = match multi::queue(&mut self.session, command, arguments) {
+            Ok(reply) => return self.answer(reply).await,
+            Err(arguments) => arguments,
+        };
         self.last.0 = command.name;
         match self.start(command, arguments).await? {
             Ok(pending) => match pending {
@@ -223,6 +229,12 @@ impl Connection {
                     if is_wide { apart(begin).await } else { begin() }
                 }
             },
+            Run::Exec => {
+                self.settle().await?;
+                self.is_committing = true;
+                let waiting = multi::exec(&mut self.session).await;
+                waiting.map(Pending::Waiting)
+            }
             Run::Absent(why) => Err(Fault::Other(format!(
                 "{} is not there: {why}",
                 command.name.to_uppercase()
@@ -330,7 +342,7 @@ fn limits(session: &Session) -> Limits {
 }
 
 /// Runs what takes long off the threads that serve connections.
-async fn apart<T: Send + 'static>(
+pub(crate) async fn apart<T: Send + 'static>(
     run: impl FnOnce() -> Result<T, Fault> + Send + 'static,
 ) -> Result<T, Fault> {
     let outcome = tokio::task::spawn_blocking(run).await;

@@ -199,6 +199,7 @@ impl Door {
             door: self,
             snapshot: Some(snapshot),
             at,
+            written: BTreeMap::new(),
         }
     }
 
@@ -208,6 +209,7 @@ impl Door {
             door: self,
             snapshot: None,
             at: Time::from_micros(self.clock.now_micros()),
+            written: BTreeMap::new(),
         }
     }
 
@@ -265,23 +267,36 @@ impl Door {
 
     /// Commits a write of several keys.
     pub(crate) fn commit(&self, snapshot: &Snapshot, batch: Batch) -> Waiting {
+        let reply = batch.reply;
+        self.commit_all(snapshot, batch.deltas, move |_| reply)
+    }
+
+    /// Commits deltas, and answers with what the commit's time makes of it.
+    pub(crate) fn commit_all(
+        &self,
+        snapshot: &Snapshot,
+        deltas: Vec<(Key, Cell)>,
+        answer: impl FnOnce(Time) -> Reply + Send + 'static,
+    ) -> Waiting {
         let (sender, receiver) = oneshot::channel();
         let (high, low) = &self.commits;
         let low = low.fetch_add(1, Ordering::Relaxed);
         let commit = Commit {
             request: u128::from(*high) << 64 | u128::from(low),
             snapshot: snapshot.time(),
-            deltas: batch.deltas,
+            deltas,
             durability: self.options.durability,
             messages: Vec::new(),
             consumes: None,
             record: None,
         };
-        let answer = Answer::Reply(batch.reply);
         self.store.commit(
             commit,
             Box::new(move |committed| {
-                drop(sender.send(reply(committed, Some(Ok(answer)))));
+                drop(sender.send(match committed {
+                    Ok(committed) => answer(committed.time),
+                    Err(error) => Fault::from(error).into(),
+                }));
             }),
         );
         receiver
@@ -289,7 +304,7 @@ impl Door {
 }
 
 impl Answer {
-    fn into_reply(self, time: Time) -> Reply {
+    pub(crate) fn into_reply(self, time: Time) -> Reply {
         match self {
             Answer::Reply(reply) => reply,
             Answer::Entry { sequence } => Reply::bulk(streams::Id::new(time, sequence).to_string()),
@@ -298,7 +313,10 @@ impl Answer {
 }
 
 /// The delta that a decision came to, and what it answers.
-fn decided(decide: Decide, mut draft: Draft<'_>) -> (Option<Cell>, Result<Answer, Fault>) {
+pub(crate) fn decided(
+    decide: Decide,
+    mut draft: Draft<'_>,
+) -> (Option<Cell>, Result<Answer, Fault>) {
     let outcome = decide(&mut draft);
     let delta = outcome.is_ok().then(|| draft.finish()).flatten();
     (delta, outcome)
@@ -325,6 +343,8 @@ pub(crate) struct Reader<'a> {
     pub(crate) door: &'a Door,
     snapshot: Option<Snapshot>,
     at: Time,
+    /// What a transaction has written so far, which its reads see.
+    pub(crate) written: BTreeMap<Key, Cell>,
 }
 
 impl Reader<'_> {
@@ -336,10 +356,17 @@ impl Reader<'_> {
     /// A key's cell, tombstones included.
     pub(crate) fn cell(&self, key: &Key) -> Result<Option<Arc<Cell>>, Fault> {
         let store = &self.door.store;
-        Ok(match &self.snapshot {
+        let mut cell = match &self.snapshot {
             Some(snapshot) => store.read_at(key, snapshot)?,
             None => store.newest(key)?,
-        })
+        };
+        if let Some(delta) = self.written.get(key) {
+            match &mut cell {
+                Some(cell) => Arc::make_mut(cell).merge(delta),
+                None => cell = Some(Arc::new(delta.clone())),
+            }
+        }
+        Ok(cell)
     }
 
     /// The snapshot of a reader that has one.
@@ -362,6 +389,9 @@ impl Reader<'_> {
 
     /// A key as a Redis string; `None` where it holds nothing.
     pub(crate) fn string(&self, name: &Bytes) -> Result<Option<Bytes>, Fault> {
+        if !self.written.is_empty() {
+            return self.look(name, values::string_of);
+        }
         let mut found = Ok(None);
         let mut see = |look: Look<'_>| {
             found = match look {

@@ -17,6 +17,7 @@ mod fault;
 mod glob;
 mod hashes;
 mod keys;
+mod multi;
 mod number;
 mod parser;
 mod reply;

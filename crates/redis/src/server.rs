@@ -48,6 +48,7 @@ pub(crate) fn quit(session: &mut Session, _: &[Bytes]) -> Outcome {
 
 pub(crate) fn reset(session: &mut Session, _: &[Bytes]) -> Outcome {
     session.speak(Protocol::Resp2);
+    session.multi = None;
     session.is_authenticated = session.door.options.password.is_none();
     session.client.shown.lock().name = Bytes::new();
     Ok(Reply::Simple("RESET".into()))

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::multi::Queue;
 use crate::{Door, Protocol};
 
 /// What `CLIENT LIST` shows of a connection.
@@ -36,6 +37,8 @@ pub(crate) struct Session {
     pub(crate) client: Arc<Client>,
     pub(crate) protocol: Protocol,
     pub(crate) is_authenticated: bool,
+    /// The transaction that `MULTI` has opened.
+    pub(crate) multi: Option<Box<Queue>>,
     /// The connection ends after this answer.
     pub(crate) is_closing: bool,
     /// Its place among the connections that may be open at a time.
@@ -65,6 +68,7 @@ impl Session {
             client,
             protocol: Protocol::Resp2,
             is_authenticated: door.options.password.is_none(),
+            multi: None,
             is_closing: false,
             place: Some(place),
         }

@@ -45,10 +45,35 @@ def check(client: redis.Redis, protocol: int) -> None:
         pipe.get("p")
     assert pipe.execute()[1::2] == [str(number).encode() for number in range(100)]
     client.delete(*client.keys("*"))
+    transactions(client)
     count_together(client)
     assert client.info("server")["redis_mode"] == "standalone"
     assert client.client_list()[0]["resp"] == str(protocol)
     assert client.delete("n") == 1
+
+
+def transactions(client: redis.Redis) -> None:
+    """Pipelines that are transactions: answered together, all or none."""
+    pipe = client.pipeline(transaction=True)
+    pipe.set("a", 1).incr("a", 2).hset("h", mapping={"f": 1}).hincrby("h", "f", 4).get("a")
+    assert pipe.execute() == [True, 3, 1, 5, b"3"]
+    pipe.set("a", 9).execute_command("GET")
+    try:
+        pipe.execute()
+    except redis.exceptions.ExecAbortError:
+        raise AssertionError("the first mistake is told") from None
+    except redis.ResponseError as error:
+        assert "wrong number of arguments" in str(error)
+    else:
+        raise AssertionError("a transaction with a mistake was run")
+    assert client.get("a") == b"3"
+    try:
+        client.pipeline().watch("a")
+    except redis.ResponseError as error:
+        assert "WATCH is not there" in str(error)
+    else:
+        raise AssertionError("a key is watched")
+    assert client.delete("a", "h") == 2
 
 
 def count_together(client: redis.Redis) -> None:
@@ -58,6 +83,7 @@ def count_together(client: redis.Redis) -> None:
     def work() -> None:
         for _ in range(50):
             client.incr("n")
+            client.pipeline(transaction=True).incr("n").execute()
         won.append(bool(client.set("lock", 1, nx=True)))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -65,7 +91,7 @@ def count_together(client: redis.Redis) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert client.get("n") == b"200"
+    assert client.get("n") == b"400"
     assert sorted(won) == [False, False, False, True]
     client.delete("lock")
 

@@ -128,7 +128,7 @@ fn the_new_protocol_has_maps_sets_and_one_null() {
 fn what_is_not_there_says_so() {
     let served = Served::start();
     let mut client = served.client();
-    for command in ["MULTI", "EXEC", "SUBSCRIBE a", "BLPOP a 0", "EVAL x 0"] {
+    for command in ["WATCH a", "SUBSCRIBE a", "BLPOP a 0", "EVAL x 0"] {
         let words: Vec<&str> = command.split(' ').collect();
         let answer = client.ask(&words);
         let start = format!("-ERR {} is not there: ", words[0]);
@@ -142,7 +142,7 @@ fn what_is_not_there_says_so() {
          CONFIG GET save => [\"save\" \"\"]
          CONFIG GET append* => [\"appendfsync\" \"always\" \"appendonly\" \"yes\"]
          COMMAND DOCS => []
-         COMMAND INFO get nope multi => [[\"get\" :2 [+readonly +fast] :1 :1 :1 [] [] [] []] nil nil]
+         COMMAND INFO get nope multi => [[\"get\" :2 [+readonly +fast] :1 :1 :1 [] [] [] []] nil [\"multi\" :1 [+readonly +fast] :0 :0 :0 [] [] [] []]]
          AUTH x => -ERR AUTH <password> called without any password configured for the default \
          user. Are you sure your configuration is correct?
          PING => +PONG

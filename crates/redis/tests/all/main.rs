@@ -5,6 +5,7 @@ mod commands;
 mod connections;
 mod faults;
 mod fuzzing;
+mod multi;
 mod parsing;
 mod races;
 mod support;

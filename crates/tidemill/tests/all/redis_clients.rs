@@ -64,9 +64,13 @@ fn the_rust_client_finds_what_it_expects() {
         }
         let seen: Vec<i64> = pipeline.query(&mut connection).expect("answered");
         assert_eq!(seen, (0..500).collect::<Vec<i64>>());
-        let refused = cmd("MULTI").query::<()>(&mut connection);
-        let refused = refused.expect_err("there are no transactions").to_string();
-        assert!(refused.contains("MULTI is not there"), "{refused}");
+        let mut whole = pipe();
+        whole.atomic().set("t", 1).ignore().incr("t", 4).get("t");
+        let seen: (i64, i64) = whole.query(&mut connection).expect("committed");
+        assert_eq!(seen, (5, 5));
+        let refused = cmd("WATCH").arg("t").query::<()>(&mut connection);
+        let refused = refused.expect_err("nothing is watched").to_string();
+        assert!(refused.contains("WATCH is not there"), "{refused}");
         let mut fresh = client(&node, protocol);
         let keys: Vec<String> = fresh.keys("*").expect("answered");
         assert_eq!(fresh.del::<_, usize>(&keys).expect("deleted"), keys.len());
@@ -129,6 +133,9 @@ fn redis_cli_finds_what_it_expects() {
         assert_eq!(keys, ["greeting", "h", "n"].map(str::to_owned).into());
         assert_eq!(ask("DEL greeting h n"), "3\n");
     }
+    let transaction = "SET t 1\nMULTI\nINCR t\nGET t\nEXEC\nMULTI\nDISCARD\nDEL t\n";
+    let told = ask(&[], transaction);
+    assert_eq!(told, "OK\nOK\nQUEUED\nQUEUED\n2\n2\nOK\nOK\n1\n");
     // A script, and a mass insertion by the protocol.
     assert_eq!(ask(&[], "SET a 'it is'\nGET a\nDEL a\n"), "OK\nit is\n1\n");
     let many = "*3\r\n$4\r\nSADD\r\n$1\r\ns\r\n$1\r\nm\r\n".repeat(1000);
