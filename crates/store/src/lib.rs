@@ -30,6 +30,7 @@ mod mailbox;
 mod manifest;
 pub mod meter;
 pub mod observed;
+mod opening;
 mod owner;
 mod packed;
 pub mod pins;
@@ -40,6 +41,7 @@ mod restore;
 mod scan;
 mod sequencer;
 mod shard;
+mod sizes;
 mod slab;
 mod space;
 mod stable;
@@ -49,6 +51,7 @@ mod table;
 mod turns;
 mod verify;
 pub mod watch;
+mod writing;
 
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -64,12 +67,13 @@ pub use observed::Observed;
 pub use pins::{Pins, Snapshot};
 pub use requests::{RecordedAnswer, RecordedRequest, RequestRecord, StoredRequest};
 pub use restore::{RestoreError, restore};
-pub use shard::{Driver, Seen, Shard, Sleeper, Told, Turn};
+pub use shard::{Driver, Shard, Sleeper, Told, Turn};
 pub use stats::Stats;
 pub use table::Look;
 pub use turns::Turns;
 pub use verify::{Damage, Range, Report, verify};
 use watch::{Wake, Watch, Watched};
+pub use writing::Seen;
 
 /// The time in the dots of a write that is not committed yet. A commit replaces it.
 pub const PROVISIONAL: Time = Time::MAX;

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::backup::{Block, Decoder, ReadError, Summary};
-use crate::engine::{Change, Engine, FIRST_GROUP, Sizes, encode_stored};
+use crate::engine::{Change, Engine, FIRST_GROUP, encode_stored};
 use crate::lock::DirectoryLock;
+use crate::sizes::Sizes;
 use crate::verify::inspect;
 use crate::{Disk, Error};
 

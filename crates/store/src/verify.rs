@@ -16,11 +16,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tidemill_lattice::{Key, Time};
 
-use crate::engine::{Engine, Sizes};
+use crate::engine::Engine;
 use crate::fence;
 use crate::journal::{self, Finding};
 use crate::lock::DirectoryLock;
 use crate::loss;
+use crate::sizes::Sizes;
 use crate::{Error, SystemDisk, recovery};
 
 /// So many are told; a disk that has more is beyond a list.

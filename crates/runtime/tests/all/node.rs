@@ -67,11 +67,19 @@ impl Node {
 
     async fn start_in(directory: Arc<tempfile::TempDir>, ahead: Arc<AheadClock>) -> Self {
         let clock: Arc<dyn Clock> = ahead.clone();
-        let store = Embedded::open(
-            tidemill_store::Options::new(directory.path().join("store")),
-            Arc::clone(&clock),
-        )
-        .unwrap();
+        let open = || {
+            let options = tidemill_store::Options::new(directory.path().join("store"));
+            Embedded::open(options, Arc::clone(&clock))
+        };
+        let store = loop {
+            match open() {
+                // What is left of the last life's tasks lets go of it in a moment.
+                Err(tidemill_store::Error::InUse { .. }) => {
+                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                }
+                opened => break opened.unwrap(),
+            }
+        };
         let telemetry = Arc::new(Telemetry::default());
         let mut options = Options::new(directory.path().join("runtime"));
         options.durability = Durability::Memory;
