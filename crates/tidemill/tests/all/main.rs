@@ -13,6 +13,7 @@ mod kills;
 mod kv;
 mod leaks;
 mod node;
+mod once;
 mod processes;
 mod programs;
 mod python;
