@@ -49,6 +49,24 @@ def read_all() -> float:
 
 
 @app.function
+def keep(value: bytes) -> None:
+    """Writes what `kept` reads."""
+    state.register("kept").set(value)
+
+
+@app.function
+def kept() -> Any:
+    """Reads one key."""
+    return state.register("kept").get()
+
+
+@app.function
+def count() -> None:
+    """Writes one key."""
+    state.counter("count").add(1)
+
+
+@app.function
 def first(array: Any) -> float:
     """The first element of an array."""
     return float(array[0])

@@ -19,7 +19,7 @@ from doors import Load
 from harness import BenchError, Foreign, Report, Rounds, Row, in_turns
 from store import Target
 
-PROGRAMS = ["calls", "compose", "state", "start"]
+PROGRAMS = ["calls", "compose", "state", "start", "once"]
 PEERS = {"Ray": "ray", "Dask": "distributed"}
 
 
