@@ -465,3 +465,27 @@ class Model:
 @app.function
 def via_class(x):
     return [Model().predict.remote(x), Model.predict.remote(x)]
+
+
+def bump(path, value):
+    with open(path, "a") as file:
+        file.write("x")
+    return value
+
+
+@tidemill.step
+def bump_two(path):
+    return bump(path, 2)
+
+
+@tidemill.step("three")
+async def bump_three(path):
+    await asyncio.sleep(0)
+    return bump(path, 3)
+
+
+@app.function
+async def steps(path):
+    one = tidemill.step("one", bump, path, value=(1, "a"))
+    again = tidemill.step("one", bump, path, 1.5)
+    return [one, again, bump_two(path), await bump_three(path), bump_two.__name__]

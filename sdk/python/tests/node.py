@@ -32,7 +32,8 @@ LONG = {v: k for k, v in SHORT.items()}
 SHARED_MIN = 64 << 10
 NAMES = {
     16: "hello", 17: "loaded", 18: "exited", 19: "state", 20: "call", 21: "wait", 22: "item",
-    23: "log", 24: "done", 25: "failed", 26: "begin",
+    23: "log", 24: "done", 25: "failed", 26: "begin", 27: "recall",
+    28: "record",
 }  # fmt: skip
 
 
@@ -120,6 +121,7 @@ class Outcome:
         self.pickled = None
         self.begins = []
         self.gets = 0
+        self.begun = {}
         self.frames = []
         self.streamed = False
 
@@ -145,6 +147,7 @@ class FakeNode:
         self.app = app
         self.model = Model()
         self.enqueued = []
+        self.recorded = {}
         self.generators = ()
         self.requests = itertools.count(1)
         self.workers = itertools.count(2)
@@ -284,6 +287,17 @@ class FakeNode:
                 outcome.logs.append(header)
             elif kind == "item":
                 outcome.items.append(payloads[0].decode())
+            elif kind == "recall":
+                number = outcome.begun.get(header["name"], 0)
+                outcome.begun[header["name"]] = number + 1
+                known = self.recorded.get((header["name"], number))
+                reply = {"re": header["seq"], "r": {"n": number}}
+                peer.send(4, reply, [known] if known is not None else [])
+            elif kind == "record":
+                place = (header["name"], header["n"])
+                first = self.recorded.setdefault(place, payloads[0])
+                reply = {"re": header["seq"], "r": {"n": header["n"]}}
+                peer.send(4, reply, [first] if first is not payloads[0] else [])
             elif kind == "begin":
                 outcome.begins.append(header["step"])
             elif kind == "done":
