@@ -122,6 +122,7 @@ sdk_types() {
   (cd sdk/python && mypy)
   (cd scripts && mypy --strict --python-version 3.11 ./*.py)
   (cd examples/reviews && mypy --strict --python-version 3.11 ./*.py)
+  (cd examples/retwis && MYPYPATH=../reviews mypy --strict --python-version 3.11 ./*.py)
   (cd bench && mypy --strict --python-version 3.11 ./*.py)
 }
 
