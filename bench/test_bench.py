@@ -19,18 +19,21 @@ from doors import Load
 from harness import BenchError, Foreign, Report, Rounds, Row, in_turns
 from store import Target
 
-PROGRAMS = ["calls", "compose", "state", "start", "once"]
+PROGRAMS = ["calls", "compose", "state", "start", "once", "session"]
 PEERS = {"Ray": "ray", "Dask": "distributed"}
 
 
 @pytest.fixture(scope="session", autouse=True)
-def echo_is_built() -> None:
-    """The bare server and the load client, made with cargo where they are not there."""
+def programs_are_built() -> None:
+    """The bare server, the load client and the session's program, made with cargo where they are
+    not there."""
     try:
         harness.echo_program()
         harness.load_program()
+        harness.find_program("tidemill-bench-session", "TIDEMILL_BENCH_SESSION")
     except BenchError:
-        command = ["cargo", "build", "--profile", "ci", "--locked", "-p", "tidemill-bench-echo"]
+        packages = ("-p", "tidemill-bench-echo", "-p", "tidemill-bench-session")
+        command = ["cargo", "build", "--profile", "ci", "--locked", *packages]
         subprocess.run(command, cwd=harness.ROOT, check=True)
 
 
@@ -53,6 +56,20 @@ def test_a_small_run_reports_every_row(name: str, tmp_path: Path) -> None:
         ratio = rows[row.side, row.beside]["ratio"]
         assert math.isfinite(ratio) and ratio != 0, row
         assert row.side in done.stdout
+
+
+def test_a_small_run_counts_anomalies_and_finds_none_at_causal(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    command = [sys.executable, "anomalies.py", "--quick", "--json", str(out)]
+    done = subprocess.run(
+        command, cwd=harness.HERE, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    causal, eventual, *plain = json.loads(out.read_text())["sides"]
+    assert (causal["own_writes_missed"], causal["fractured"]) == (0, 0)
+    for side in (causal, eventual, *plain):
+        assert side["requests"] == 200 and side["kills"] > 0
+    assert len(plain) == (shutil.which("redis-server") is not None)
 
 
 def rows_of(name: str) -> list[Row]:
