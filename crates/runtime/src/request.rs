@@ -254,13 +254,17 @@ impl Admission {
         result
     }
 
-    /// The same for all who wait for this run.
-    pub(crate) async fn land(mut self, run: Run) {
+    /// The same for all who wait for this run. To `keep` its result is for one that nobody waits
+    /// for: it may leave no record.
+    pub(crate) async fn land(mut self, run: Run, keep: bool) {
         let result = self
             .conclude(Items::Collect, Some(&run), run.unwanted())
             .await;
-        // What it gave is recorded; what went wrong is known here only.
-        let kept = result.as_ref().err().map(|problem| Err(problem.clone()));
+        // What went wrong is never recorded.
+        let kept = (keep || result.is_err()).then(|| match &result {
+            Ok(outputs) => outputs.payload(),
+            Err(problem) => Err(problem.clone()),
+        });
         self.end(result.as_ref().err(), kept);
         run.end(Landed {
             trace: self.execution.trace,

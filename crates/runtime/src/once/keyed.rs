@@ -278,7 +278,7 @@ impl Runtime {
                 result: Ok(admission.stream(Some(run))),
             };
         }
-        tokio::spawn(admission.land(run));
+        tokio::spawn(admission.land(run, false));
         match seat.wait(None).await {
             Some(landed) => answer(landed, false),
             None => failed(Problem::new(
@@ -322,7 +322,7 @@ impl Runtime {
         };
         run.detach();
         drop(seat);
-        tokio::spawn(admission.land(run));
+        tokio::spawn(admission.land(run, true));
         Ok(identity.id)
     }
 }

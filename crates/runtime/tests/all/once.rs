@@ -134,6 +134,13 @@ async fn a_key_records_what_only_reads_and_no_key_records_nothing() {
     assert!(!node.runtime.call(unkept.clone()).await.is_repeated);
     assert!(!node.runtime.call(unkept).await.is_repeated);
     assert_eq!(commits(), before);
+    let unwaited = keyed(&born(&node, 1), "read_every_type", &json!([]));
+    let id = node.runtime.submit(unwaited).unwrap();
+    node.eventually("the result", |node| {
+        matches!(node.runtime.fetch(id), Some(Fetched::Ended(Ok(_))))
+    })
+    .await;
+    assert_eq!(commits(), before);
     let node = node.restart().await;
     assert!(node.runtime.request(plain.request).is_none());
 }
