@@ -25,12 +25,12 @@ use crate::mailbox::{Mail, Mailbox};
 use crate::observed::ShardStats;
 use crate::opening::{self, Threads};
 use crate::record::Entries;
-use crate::sequencer::{Queue, Queued};
+use crate::sequencer::{Queue, Queued, Sequencer};
 use crate::shard::{Driver, Shard, Sleeper};
 use crate::space::Space;
 use crate::stable::Unstable;
 use crate::table::{Found, View};
-use crate::turns::Slot;
+use crate::turns::{self, Slot};
 use crate::watch::{Wake, Watch, Watched, Watchers};
 use crate::{
     Commit, Committed, Disk, Done, Durability, Error, Look, MessageId, Observed, Page, Pins,
@@ -254,14 +254,21 @@ impl Inner {
 /// directory.
 pub struct Embedded {
     inner: Arc<Inner>,
+    sequencer: Arc<Mutex<Sequencer>>,
     threads: Option<Threads>,
     writer: Writer,
 }
 
 impl Embedded {
-    pub(crate) fn new(inner: Arc<Inner>, threads: Threads, writer: Writer) -> Embedded {
+    pub(crate) fn new(
+        inner: Arc<Inner>,
+        sequencer: Arc<Mutex<Sequencer>>,
+        threads: Threads,
+        writer: Writer,
+    ) -> Embedded {
         Embedded {
             inner,
+            sequencer,
             threads: Some(threads),
             writer,
         }
@@ -444,6 +451,7 @@ impl Store for Embedded {
             drop(queue);
             return done(Err(Error::Closed));
         }
+        let is_memory = commit.durability == Durability::Memory;
         queue.commits.push(Queued {
             commit,
             held,
@@ -451,6 +459,11 @@ impl Store for Embedded {
             asked_us,
         });
         let idle = queue.idle;
+        // Applying it takes the shards' turns.
+        let is_free = is_memory && !turns::is_in_turn();
+        if is_free && Sequencer::combine(&self.sequencer, &mut queue) {
+            return;
+        }
         drop(queue);
         if idle {
             inner.wake.notify_one();

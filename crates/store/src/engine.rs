@@ -185,6 +185,15 @@ impl Engine {
             .map_err(|e| self.write_error("beginning a new epoch", &e))
     }
 
+    /// Whether it may make writers wait, so that its tables can follow.
+    pub(crate) fn is_pressed(&self) -> bool {
+        // It halts them at four buffers, and slows them down at twenty runs.
+        let is_full = |keyspace: &Keyspace| {
+            keyspace.sealed_memtable_count() >= 3 || keyspace.tree.l0_run_count() >= 16
+        };
+        is_full(&self.log) || is_full(&self.requests) || is_full(&self.due)
+    }
+
     /// Appends a group with the records of its requests, and syncs if `durability` asks for it.
     pub(crate) fn append(
         &self,

@@ -65,7 +65,8 @@ pub(crate) fn open(options: Options, clock: Arc<dyn Clock>) -> Result<Embedded, 
     });
     let slots = inner.slots.get_or_init(|| slots.collect());
     let sequencer = Sequencer::new(Arc::clone(&inner), recovered, fence);
-    let threads = start(sequencer, slots).map_err(|e| {
+    let sequencer = Arc::new(Mutex::new(sequencer));
+    let threads = start(&inner, &sequencer, slots).map_err(|e| {
         for slot in slots {
             drop(slot.lock().take());
         }
@@ -75,7 +76,7 @@ pub(crate) fn open(options: Options, clock: Arc<dyn Clock>) -> Result<Embedded, 
             cause: e.to_string(),
         }
     })?;
-    Ok(Embedded::new(inner, threads, writer))
+    Ok(Embedded::new(inner, sequencer, threads, writer))
 }
 
 /// What all threads share.
@@ -130,18 +131,22 @@ fn assemble(
     }))
 }
 
-fn start(sequencer: Sequencer, slots: &[Slot]) -> std::io::Result<Threads> {
-    let inner = Arc::clone(&sequencer.inner);
+fn start(
+    inner: &Arc<Inner>,
+    sequencer: &Arc<Mutex<Sequencer>>,
+    slots: &[Slot],
+) -> std::io::Result<Threads> {
     let mut threads = Vec::with_capacity(slots.len());
     for (index, slot) in slots.iter().enumerate() {
         let driver = Arc::clone(&inner.options.driver);
-        let turns = Turns::new(index, Arc::clone(&inner), Arc::clone(slot));
+        let turns = Turns::new(index, Arc::clone(inner), Arc::clone(slot));
         let thread = thread::Builder::new().name(format!("store-shard-{index}"));
         threads.push(thread.spawn(move || driver.drive(turns))?);
     }
     let thread = thread::Builder::new().name("store-log".to_owned());
+    let sequencer = Arc::clone(sequencer);
     Ok(Threads {
-        sequencer: thread.spawn(move || sequencer.run())?,
+        sequencer: thread.spawn(move || Sequencer::run(&sequencer))?,
         shards: threads,
     })
 }

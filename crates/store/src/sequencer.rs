@@ -1,4 +1,4 @@
-//! The one thread that writes the log. It draws the times of commits, gathers them and what
+//! The one who writes the log: a thread, or in its stead whoever commits in memory while it rests. It draws the times of commits, gathers them and what
 //! the shards have written into groups, has the shards apply the commits, lets the frontier
 //! pass, answers, and writes checkpoints in between.
 //!
@@ -6,11 +6,13 @@
 //! It knows the engine, the shards' mailboxes and the frontier, and nothing of who commits.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tidemill_lattice::{Dot, Time, Writer};
 
 use crate::checkpoint::Checkpoints;
@@ -33,6 +35,8 @@ use crate::{
 /// The most commits in one group, and about the most bytes.
 const GROUP_COMMITS: usize = 1024;
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
+/// Of so many commits whoever queues the last may write the log himself.
+const LIGHT_COMMITS: usize = 16;
 /// How long the thread sleeps when nobody asks for anything.
 const TICK: Duration = Duration::from_millis(200);
 /// How long entries that nobody waits for gather before they are written.
@@ -89,6 +93,15 @@ impl Queue {
         // The first begins the time in which others gather.
         let wakes = self.idle && (self.is_urgent || is_first);
         (self.tickets, wakes)
+    }
+
+    /// Whether nobody in it waits for the disk, and it is short.
+    fn is_light(&self) -> bool {
+        let is_memory = |queued: &Queued| queued.commit.durability == Durability::Memory;
+        self.commits.len() <= LIGHT_COMMITS
+            && !self.closing
+            && self.commits.iter().all(is_memory)
+            && !self.chunks.iter().any(|chunk| chunk.waits)
     }
 
     fn is_ready(&self) -> bool {
@@ -170,6 +183,26 @@ pub(crate) struct Sequencer {
     pub(crate) sweeper: Sweeper,
 }
 
+impl Inner {
+    /// Waits until something is queued, for a while; not at all if there `is_busy` work anyhow.
+    fn wait_for_work(&self, is_busy: bool) {
+        let mut queue = self.queue.lock();
+        while !queue.is_ready() && !is_busy {
+            let time = if queue.chunks.is_empty() {
+                TICK
+            } else {
+                LINGER
+            };
+            queue.idle = true;
+            let waited = self.wake.wait_for(&mut queue, time);
+            queue.idle = false;
+            if waited.timed_out() {
+                break;
+            }
+        }
+    }
+}
+
 impl Sequencer {
     pub(crate) fn new(inner: Arc<Inner>, recovered: Recovered, fence: Fence) -> Sequencer {
         let log_bytes = recovered.logged.iter().map(|group| group.size_bytes).sum();
@@ -187,49 +220,68 @@ impl Sequencer {
     }
 
     /// Runs until the store closes and everything queued is answered.
-    pub(crate) fn run(mut self) {
-        let _closer = Closer(Arc::clone(&self.inner));
+    pub(crate) fn run(shared: &Mutex<Sequencer>) {
+        let inner = Arc::clone(&shared.lock().inner);
+        let _closer = Closer(Arc::clone(&inner));
         let (mut commits, mut chunks) = (Vec::new(), Vec::new());
         loop {
-            let closing = self.gather(&mut commits, &mut chunks);
+            let is_busy = {
+                let sequencer = shared.lock();
+                sequencer.checkpoint_busy() || sequencer.sweep_busy()
+            };
+            inner.wait_for_work(is_busy);
+            let mut sequencer = shared.lock();
+            let closing = sequencer.gather(&mut commits, &mut chunks);
             let idle = commits.is_empty() && chunks.is_empty();
             if !idle {
-                self.groups(&mut commits, &mut chunks);
+                sequencer.groups(&mut commits, &mut chunks);
             }
-            let now_us = self.inner.clock.now_micros();
-            self.checkpoint_step(now_us);
-            self.sweep_step(now_us);
+            let now_us = inner.clock.now_micros();
+            sequencer.checkpoint_step(now_us);
+            sequencer.sweep_step(now_us);
             if closing && idle {
                 break;
             }
         }
-        if self.inner.failure().is_none() {
-            let synced = self.inner.engine.sync();
-            if let Err(error) = synced.and_then(|()| self.inner.losses.end()) {
+        if inner.failure().is_none() {
+            let synced = inner.engine.sync();
+            if let Err(error) = synced.and_then(|()| inner.losses.end()) {
                 tracing::warn!(%error, "the last commits may not be durable");
             }
         }
-        self.checkpoints.refuse(&Error::Closed);
+        shared.lock().checkpoints.refuse(&Error::Closed);
     }
 
-    /// Takes what is queued, waiting for something if there is no work left. Tells whether the
-    /// store is closing.
-    fn gather(&mut self, commits: &mut Vec<Queued>, chunks: &mut Vec<Chunk>) -> bool {
-        let busy = self.checkpoint_busy() || self.sweep_busy();
-        let mut queue = self.inner.queue.lock();
-        while !queue.is_ready() && !busy {
-            let time = if queue.chunks.is_empty() {
-                TICK
-            } else {
-                LINGER
-            };
-            queue.idle = true;
-            let waited = self.inner.wake.wait_for(&mut queue, time);
-            queue.idle = false;
-            if waited.timed_out() {
-                break;
-            }
+    /// Does what is queued for whoever has queued some of it, while nobody else does and the disk
+    /// is not to be waited for. Answers whether it was done.
+    pub(crate) fn combine(shared: &Mutex<Sequencer>, queue: &mut MutexGuard<'_, Queue>) -> bool {
+        if !queue.is_light() {
+            return false;
         }
+        let Some(mut sequencer) = shared.try_lock() else {
+            return false;
+        };
+        if sequencer.inner.engine.is_pressed() {
+            return false;
+        }
+        let mut commits = std::mem::take(&mut queue.commits);
+        let mut chunks = std::mem::take(&mut queue.chunks);
+        queue.chunk_bytes = 0;
+        queue.is_urgent = false;
+        MutexGuard::unlocked(queue, || {
+            let work = AssertUnwindSafe(|| sequencer.groups(&mut commits, &mut chunks));
+            if catch_unwind(work).is_err() {
+                tracing::error!("writing the log ended in a panic");
+                drop(Closer(Arc::clone(&sequencer.inner)));
+            }
+            drop(sequencer);
+        });
+        true
+    }
+
+    /// Takes what is queued. Tells whether the store is closing.
+    fn gather(&mut self, commits: &mut Vec<Queued>, chunks: &mut Vec<Chunk>) -> bool {
+        let mut queue = self.inner.queue.lock();
         std::mem::swap(&mut queue.commits, commits);
         std::mem::swap(&mut queue.chunks, chunks);
         queue.chunk_bytes = 0;

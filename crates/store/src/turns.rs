@@ -7,6 +7,7 @@
 //!
 //! It knows mail and turns, not what they do.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,35 @@ use crate::shard::{Shard, Turn};
 
 /// Turns that one who asks takes in a row for others.
 const ROUNDS_MAX: usize = 8;
+
+thread_local! {
+    /// This thread has a shard's turn.
+    static IN_TURN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread has a shard's turn, so that it must not wait for a shard.
+pub(crate) fn is_in_turn() -> bool {
+    IN_TURN.get()
+}
+
+/// Notes that this thread has a turn, while it lives.
+struct InTurn {
+    before: bool,
+}
+
+impl InTurn {
+    fn begin() -> InTurn {
+        InTurn {
+            before: IN_TURN.replace(true),
+        }
+    }
+}
+
+impl Drop for InTurn {
+    fn drop(&mut self) {
+        IN_TURN.set(self.before);
+    }
+}
 
 /// A shard that may be had by turns. Empty once it has stopped.
 pub(crate) type Slot = Arc<Mutex<Option<Shard>>>;
@@ -50,6 +80,7 @@ impl Turns {
     /// Does everything that was asked by others since the last turn.
     pub fn turn(&self) -> Turn {
         let mut slot = self.slot.lock();
+        let _turn = InTurn::begin();
         let outcome = slot.as_mut().map_or(Turn::Stopped, Shard::turn);
         let stopped = (outcome == Turn::Stopped).then(|| slot.take());
         drop(slot);
@@ -60,7 +91,9 @@ impl Turns {
 
     /// Shows `work` the shard, if it has not stopped. Not to be nested.
     pub fn with<T>(&self, work: impl FnOnce(&mut Shard) -> T) -> Option<T> {
-        self.slot.lock().as_mut().map(work)
+        let mut slot = self.slot.lock();
+        let _turn = InTurn::begin();
+        slot.as_mut().map(work)
     }
 
     /// Sleeps until something is asked, or for a while.
@@ -93,6 +126,7 @@ impl Inner {
         let Some(shard) = held.as_mut() else {
             return mailbox.post(mail);
         };
+        let _turn = InTurn::begin();
         // What was asked before comes first.
         let mut taken = match mailbox.offer(mail) {
             Offered::Taken(taken) => taken,

@@ -9,8 +9,8 @@ use std::thread;
 use parking_lot::Mutex;
 use tidemill_lattice::{Cell, Key, Op, Value};
 use tidemill_store::{
-    Committed, Driver, Durability, Embedded, Error, Options, Shard, Sleeper, Store, Told, Turns,
-    Update,
+    Commit, Committed, Driver, Durability, Embedded, Error, Options, Shard, Sleeper, Store, Told,
+    Turns, Update,
 };
 
 use crate::support::*;
@@ -223,4 +223,40 @@ fn what_a_turn_adds_to_a_key_is_logged_once_and_is_there_after_a_restart() {
     assert_eq!(sums(&store), [ADDS; 6]);
     drop(store);
     assert_eq!(sums(&open(Arc::new(Sleeper))), [ADDS; 6]);
+}
+
+#[test]
+fn whoever_is_answered_may_commit_and_update_on_the_spot() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = Arc::new(open(directory.path()));
+    let (sender, receiver) = mpsc::channel();
+    for round in 0..100_i64 {
+        let (again, sender) = (Arc::clone(&store), sender.clone());
+        let done = move |outcome: Result<Committed, Error>| {
+            outcome.expect("it is written");
+            let at = again.snapshot();
+            let delta = deltas(&*again, &at, &[add("a", 1), add("b", 1)]);
+            let commit = Commit {
+                durability: Durability::Memory,
+                ..commit(&at, delta)
+            };
+            let told = move |outcome: Result<Committed, Error>| {
+                outcome.expect("it is committed");
+                sender.send(round).expect("heard");
+            };
+            again.commit(commit, Box::new(told));
+            let answer = Arc::default();
+            again.update(increment("a", answer), Box::new(|_| {}));
+        };
+        store.update(increment("a", Arc::default()), Box::new(done));
+    }
+    for _ in 0..100 {
+        receiver.recv().expect("answered");
+    }
+    let store = Arc::into_inner(store);
+    drop(store);
+    let store = open(directory.path());
+    let at = store.snapshot();
+    assert_eq!(number(&store, "a", &at), 300);
+    assert_eq!(number(&store, "b", &at), 100);
 }
