@@ -1,10 +1,11 @@
 # `make help` lists the targets. Settings: PYTHON (a Python of 3.11 or later), CARGO_TARGET_DIR,
+# for `sim` SEEDS, FROM, SEED, TRACE, CANARY and FIGURES,
 # and for `run` also KEEP=1 (leave the node running), LIMIT=N (reviews of each source), CLIENTS=N.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run build test fmt deep audit bench load clean
+.PHONY: help run build test fmt deep audit bench load sim clean
 
 export PYTHON ?= python3
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
@@ -49,6 +50,15 @@ load: build ## throughput and latency of the reviews example by number of client
 		echo "== $$clients clients"; \
 		PATH="$(VENV):$$PATH" $(REVIEWS) --data .cache/load --limit 2000 --clients $$clients --brief; \
 	done
+
+SEEDS ?= 10000
+FROM ?= 0
+
+sim: ## whole clusters in one thread: SEEDS=N FROM=N; SEED=N TRACE=1 shows one; CANARY=all; FIGURES=1
+	cargo build --profile ci --locked --package tidemill-sim
+	@$(CARGO_TARGET_DIR)/ci/tidemill-sim $(if $(FIGURES),--figures) \
+		$(if $(TRACE),--trace $(SEED),--seeds $(if $(SEED),1,$(SEEDS)) --from $(or $(SEED),$(FROM))) \
+		$(if $(CANARY),--canary $(CANARY))
 
 clean: ## remove what builds and runs have made here
 	cargo clean
