@@ -65,15 +65,21 @@ impl Run {
     }
 
     pub(crate) fn end(self, landed: Landed) {
+        // Whoever asks once this is told finds what is recorded, and nobody to join.
+        self.leave();
         self.landed.send_replace(Some(landed));
+    }
+
+    fn leave(&self) {
+        let mut flights = self.inner.in_flight.lock();
+        flights.end(self.identity.id.0, self.number);
     }
 }
 
 impl Drop for Run {
     // Those who wait find no sender if nothing was sent.
     fn drop(&mut self) {
-        let mut flights = self.inner.in_flight.lock();
-        flights.end(self.identity.id.0, self.number);
+        self.leave();
     }
 }
 
