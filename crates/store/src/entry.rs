@@ -11,6 +11,8 @@ use crate::packed::Packed;
 
 /// Uses that are counted: a key in use outlasts so many rounds of eviction.
 const USED_MAX: u8 = 3;
+/// After so many uses a packed key is unpacked for its readers.
+const HOT_USES: u8 = 64;
 
 /// A key with its versions. A vacant one has the key of the last who lay here.
 pub(crate) struct Entry {
@@ -80,15 +82,22 @@ impl Entry {
         entry
     }
 
-    /// Notes a use. Tells whether there were many.
+    /// Notes a use. Tells whether a packed key has had so many that it is better unpacked.
     pub(crate) fn touch(&self) -> bool {
         let used = self.used.load(Ordering::Relaxed);
+        let is_packed = matches!(self.versions, Versions::Packed(_));
+        let most = if is_packed { HOT_USES } else { USED_MAX };
         // Most reads of a hot key find it full: then its line is not written. Of two at once one
         // may go uncounted.
-        if used < USED_MAX {
+        if used < most {
             self.used.store(used + 1, Ordering::Relaxed);
         }
-        used >= USED_MAX
+        is_packed && used >= most
+    }
+
+    /// Uses, as far as eviction counts them.
+    pub(crate) fn used(&self) -> u8 {
+        self.used.load(Ordering::Relaxed).min(USED_MAX)
     }
 
     /// Its versions as a chain, which it becomes if it is none.

@@ -403,7 +403,7 @@ fn look_over(entry: &mut Entry, is_young: bool) -> Found {
         entry.flags.set(Flags::IN_RING, false);
         return Found::Gone;
     }
-    let used = entry.used.load(Ordering::Relaxed);
+    let used = entry.used();
     if is_young && used >= PROVEN {
         return Found::Used;
     }

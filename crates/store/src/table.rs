@@ -296,6 +296,7 @@ impl View {
         if let Some(oldest) = oldest {
             self.entry(oldest, |entry| {
                 entry.flags.set(Flags::HOT, false);
+                entry.used.store(0, Ordering::Relaxed);
                 entry.pack(&mut Vec::new());
                 self.weigh_again(entry);
             });
