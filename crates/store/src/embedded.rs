@@ -459,8 +459,8 @@ impl Store for Embedded {
             asked_us,
         });
         let idle = queue.idle;
-        // Applying it takes the shards' turns.
-        let is_free = is_memory && !turns::is_in_turn();
+        // It waits until the shards have applied it.
+        let is_free = is_memory && !turns::must_not_wait();
         if is_free && Sequencer::combine(&self.sequencer, &mut queue) {
             return;
         }

@@ -1,6 +1,6 @@
 //! A partition: versions of keys in memory, with a log and a durable tier behind them.
 //!
-//! Keys belong to shards, each with a thread that alone writes them. A commit gets its time
+//! Keys belong to shards, each written by one thread at a time. A commit gets its time
 //! from one sequencer, is logged as one entry, and becomes visible all at once when the newest
 //! complete state passes its time. Readers pin a [`Snapshot`] and never wait for a writer.
 //! [`Store`] is the interface that everybody else holds; [`Embedded`] keeps a partition in a
@@ -146,7 +146,7 @@ pub struct Committed {
 
 /// What decides an update: gets the key's newest cell (tombstones included, `None` if nothing
 /// was ever written), the time to judge expiry by, and the next dots; gives the delta, or
-/// `None` to write nothing. Called once, on the thread of the key's shard: it must be short and
+/// `None` to write nothing. Called once, by whoever has the turn of the key's shard: it must be short and
 /// must not block.
 pub type Decide =
     Box<dyn FnOnce(Option<&Cell>, Time, &mut dyn FnMut() -> Dot) -> Option<Cell> + Send>;
@@ -239,7 +239,7 @@ pub trait Store: Send + Sync + 'static {
         at: &Snapshot,
     ) -> Result<Page, Error>;
 
-    /// Hands a commit to the sequencer. `done` is called once, from a thread of the store's (or
+    /// Hands a commit to the sequencer. `done` is called once, from a thread of the store's or of any who writes (or
     /// at once, if there is nothing to commit or nowhere to commit it), so it must be short and
     /// must not block; when it is called with `Ok`, every new
     /// snapshot sees the commit.

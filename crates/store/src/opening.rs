@@ -21,7 +21,7 @@ use crate::shard::Shard;
 use crate::sizes::Sizes;
 use crate::space::Space;
 use crate::stable::Unstable;
-use crate::turns::{Slot, Turns};
+use crate::turns::{self, Slot, Turns};
 use crate::verify::corrupt_fence;
 use crate::{Error, Pins};
 
@@ -141,7 +141,10 @@ fn start(
         let driver = Arc::clone(&inner.options.driver);
         let turns = Turns::new(index, Arc::clone(inner), Arc::clone(slot));
         let thread = thread::Builder::new().name(format!("store-shard-{index}"));
-        threads.push(thread.spawn(move || driver.drive(turns))?);
+        threads.push(thread.spawn(move || {
+            turns::begin_driving();
+            driver.drive(turns);
+        })?);
     }
     let thread = thread::Builder::new().name("store-log".to_owned());
     let sequencer = Arc::clone(sequencer);

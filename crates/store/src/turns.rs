@@ -24,11 +24,19 @@ const ROUNDS_MAX: usize = 8;
 thread_local! {
     /// This thread has a shard's turn.
     static IN_TURN: Cell<bool> = const { Cell::new(false) };
+    /// This thread drives a shard.
+    static DRIVES: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread has a shard's turn, so that it must not wait for a shard.
-pub(crate) fn is_in_turn() -> bool {
-    IN_TURN.get()
+/// Whether this thread has a shard's turn, or drives one: then it must not wait for a shard, since
+/// what it waits for may be its own to do.
+pub(crate) fn must_not_wait() -> bool {
+    IN_TURN.get() || DRIVES.get()
+}
+
+/// Notes that this thread drives a shard, for as long as it lives.
+pub(crate) fn begin_driving() {
+    DRIVES.set(true);
 }
 
 /// Notes that this thread has a turn, while it lives.
