@@ -78,6 +78,10 @@ impl Checkpoints {
         self.askers.append(askers);
     }
 
+    pub(crate) fn is_due(&self, log_bytes: u64) -> bool {
+        self.grown_bytes >= log_bytes
+    }
+
     pub(crate) fn grown(&mut self, bytes: u64) {
         self.grown_bytes += bytes;
     }

@@ -274,8 +274,13 @@ impl Sequencer {
                 tracing::error!("writing the log ended in a panic");
                 drop(Closer(Arc::clone(&sequencer.inner)));
             }
-            drop(sequencer);
         });
+        // The thread makes checkpoints, and sleeps.
+        let inner = &sequencer.inner;
+        if sequencer.checkpoints.is_due(inner.options.checkpoint_bytes) {
+            queue.is_urgent = true;
+            inner.wake.notify_one();
+        }
         true
     }
 
