@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Builds WebAssembly functions: the components that the tests run, and those of the examples.
+#
+#   scripts/guests.sh fixtures            rebuild all of crates/wasm/tests/data
+#   scripts/guests.sh rust PACKAGE OUT    a package of sdk/rust as a component
+#
+# Rust is built for wasm32-wasip2 where rustup has that target (`rustup target add wasm32-wasip2`).
+# Where it cannot be had, Debian's rustc and the source of its standard library are unpacked into
+# .cache/wasm, with nothing installed and no root; a first build then takes a minute more.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$PWD
+cache=$root/.cache/wasm
+data=crates/wasm/tests/data
+# Set by who has a linker of their own; else the one that comes with the toolchain.
+target=${CARGO_TARGET_DIR:-$cache/target}
+
+debian_rustc() {
+  [[ -x $cache/rust/usr/bin/rustc ]] && return
+  local packages=(rustc-web libstd-rust-web-dev rust-web-src) depends
+  # Two of what they depend on carry a version in their name.
+  depends=$(apt-cache depends rustc-web libstd-rust-web-dev |
+    sed -n 's/^ *Depends: \(libstd-rust-web-[0-9].*\|libllvm[0-9]*\)$/\1/p' | sort -u)
+  mkdir -p "$cache/debs"
+  # shellcheck disable=SC2086
+  (cd "$cache/debs" && apt-get download "${packages[@]}" $depends) || {
+    echo 'Neither rustup has wasm32-wasip2 nor apt a rustc-web: run `rustup target add wasm32-wasip2`,' \
+      'or `apt-get update` on Debian.' >&2
+    return 1
+  }
+  rm -rf "$cache/rust.new"
+  mkdir "$cache/rust.new"
+  for package in "$cache"/debs/*.deb; do
+    dpkg -x "$package" "$cache/rust.new"
+  done
+  mv "$cache/rust.new" "$cache/rust"
+}
+
+# rust PACKAGE OUT
+rust() {
+  local package=$1 out=$2 sysroot triple tools built flags
+  sysroot=$(rustc --print sysroot)
+  # No path of this machine in what is built.
+  flags="--remap-path-prefix=$root=. --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
+  if [[ -d $sysroot/lib/rustlib/wasm32-wasip2/lib ]]; then
+    triple=wasm32-wasip2
+    (cd sdk/rust && RUSTFLAGS=$flags CARGO_TARGET_DIR=$target \
+      cargo build --release --locked --package "$package" --target $triple)
+  else
+    debian_rustc
+    triple=wasm32-unknown-unknown
+    # The linker of wasm32-wasip2: it makes a component of whatever it has linked.
+    tools=$(dirname "$(echo "$sysroot"/lib/rustlib/*/bin/wasm-component-ld)")
+    flags+=" -Zunstable-options -Cpanic=immediate-abort"
+    (cd sdk/rust && RUSTFLAGS=$flags CARGO_TARGET_DIR=$target \
+      LD_LIBRARY_PATH=$cache/rust/usr/lib/x86_64-linux-gnu RUSTC=$cache/rust/usr/bin/rustc \
+      RUSTC_BOOTSTRAP=1 PATH=$tools/gcc-ld:$PATH \
+      CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=$tools/wasm-component-ld \
+      cargo build --release --locked --package "$package" --target $triple \
+      -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size)
+  fi
+  built=$target/$triple/release/${package//-/_}.wasm
+  mkdir -p "$(dirname "$out")"
+  cp "$built" "$out"
+  echo "$out: $(wc -c < "$out") bytes"
+}
+
+usage() {
+  sed -n '4,5s/^# *//p' "${BASH_SOURCE[0]}" >&2
+  exit 2
+}
+
+case ${1:-}:$# in
+  fixtures:1)
+    rust fixture $data/fixture.wasm
+    ;;
+  rust:3) rust "$2" "$3" ;;
+  *) usage ;;
+esac
