@@ -12,6 +12,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
 cache=$root/.cache/wasm
 data=crates/wasm/tests/data
+# Makes components smaller.
+jco=1.35.0
 # Set by who has a linker of their own; else the one that comes with the toolchain.
 target=${CARGO_TARGET_DIR:-$cache/target}
 
@@ -65,6 +67,43 @@ rust() {
   echo "$out: $(wc -c < "$out") bytes"
 }
 
+# fixture PACKAGE: a package of sdk/rust as a component of the tests, as small as it gets.
+fixture() {
+  local out=$data/$1.wasm
+  rust "$1" "$cache/$1.wasm"
+  npm exec --yes --package="@bytecodealliance/jco@$jco" -- \
+    jco opt -q "$cache/$1.wasm" -o "$cache/$1.opt.wasm" -- -Oz --strip-debug \
+    --enable-bulk-memory --enable-nontrapping-float-to-int --enable-sign-ext \
+    --enable-mutable-globals --enable-reference-types --enable-multivalue
+  mkdir -p "$data"
+  "${PYTHON:-python3}" - "$cache/$1.opt.wasm" "$out" << 'END'
+"""Leaves out the component's names: custom sections of its outermost level."""
+import sys
+from pathlib import Path
+
+
+def number(at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = source[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+
+
+source = Path(sys.argv[1]).read_bytes()
+kept, at = source[:8], 8
+while at < len(source):
+    size, body = number(at + 1)
+    if source[at] != 0:
+        kept += source[at : body + size]
+    at = body + size
+Path(sys.argv[2]).write_bytes(kept)
+END
+  echo "$out: $(wc -c < "$out") bytes"
+}
+
 usage() {
   sed -n '4,5s/^# *//p' "${BASH_SOURCE[0]}" >&2
   exit 2
@@ -72,7 +111,7 @@ usage() {
 
 case ${1:-}:$# in
   fixtures:1)
-    rust fixture $data/fixture.wasm
+    fixture fixture
     ;;
   rust:3) rust "$2" "$3" ;;
   *) usage ;;

@@ -64,8 +64,8 @@ macro_rules! functions {
                     _ => Err($crate::Error::new(
                         "unknown-function",
                         format!(
-                            "this component has no function {name:?}: deploy it as one of {:?}",
-                            [$($name),+]
+                            "this component has no function \"{name}\": deploy it as one of {}",
+                            [$($name),+].join(", ")
                         ),
                     )),
                 }

@@ -89,8 +89,14 @@ fields! {
 
 /// A field is read by a handle of another type than it was written by.
 fn wrong_type(name: &str, wanted: &str) -> Error {
-    let message = format!("the field {name:?} is no {wanted}: read it by its own type");
-    Error::new("wrong-type", message)
+    let message = [
+        "the field ",
+        name,
+        " is no ",
+        wanted,
+        ": read it by its own type",
+    ];
+    Error::new("wrong-type", message.concat())
 }
 
 impl MapRegister<'_> {
