@@ -1,0 +1,178 @@
+//! Compiled code on disk, by the content of the component and the engine that compiled it.
+//!
+//! Whoever can write a file that is loaded as machine code can do whatever the node can. So an
+//! entry is loaded only if its code (HMAC-SHA-256, RFC 2104) is right: made with a key that the
+//! node keeps elsewhere, over what the entry is for and what it holds. Anything else counts as
+//! absent: damage, entries of another node, files that somebody put there.
+
+use hmac::{Hmac, Mac};
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+use std::fs::{self, File, FileTimes};
+use std::hash::{Hash, Hasher};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+use wasmtime::Engine;
+
+const MAC_BYTES: usize = 32;
+/// The largest entry that is read: code of the largest component.
+const ENTRY_BYTES_MAX: u64 = 1 << 30;
+
+/// The secret by which a node knows its own entries.
+#[derive(Clone)]
+pub struct CacheKey([u8; 32]);
+
+impl CacheKey {
+    /// A key of 32 random bytes, the same in every life of the node.
+    #[must_use]
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
+/// A directory of compiled code.
+pub struct Cache {
+    directory: PathBuf,
+    key: CacheKey,
+    bytes_max: u64,
+    /// One at a time looks through the directory for what to remove.
+    sweeping: Mutex<()>,
+}
+
+/// What an entry is for: a component's content, and an engine.
+pub(crate) struct EntryId {
+    name: String,
+}
+
+impl EntryId {
+    pub(crate) fn of(component: &[u8], engine: &Engine) -> Self {
+        let mut hasher = StableHasher(Sha256::new());
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        let name = format!(
+            "{}-{}",
+            hex(&Sha256::digest(component)),
+            hex(&hasher.0.finalize()[..8])
+        );
+        Self { name }
+    }
+}
+
+/// A hash that is the same in every build of this program.
+struct StableHasher(Sha256);
+
+impl Hasher for StableHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        let digest = self.0.clone().finalize();
+        let mut eight = [0; 8];
+        eight.copy_from_slice(&digest[..8]);
+        u64::from_le_bytes(eight)
+    }
+}
+
+impl Cache {
+    /// A cache in this directory, which is made when it is needed, of at most so many bytes.
+    #[must_use]
+    pub fn new(directory: PathBuf, key: CacheKey, bytes_max: u64) -> Self {
+        Self {
+            directory,
+            key,
+            bytes_max,
+            sweeping: Mutex::new(()),
+        }
+    }
+
+    fn path(&self, id: &EntryId) -> PathBuf {
+        self.directory.join(&id.name)
+    }
+
+    fn mac(&self, id: &EntryId, code: &[u8]) -> Option<Hmac<Sha256>> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key.0).ok()?;
+        mac.update(id.name.as_bytes());
+        mac.update(&[0]);
+        mac.update(code);
+        Some(mac)
+    }
+
+    /// The compiled code, if this node has put it there.
+    pub(crate) fn get(&self, id: &EntryId, now: SystemTime) -> Option<Vec<u8>> {
+        let path = self.path(id);
+        let mut bytes = Vec::new();
+        let file = open_plain(&path)?;
+        file.take(ENTRY_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+        let at = bytes.len().checked_sub(MAC_BYTES)?;
+        let (code, mac) = bytes.split_at(at);
+        if self.mac(id, code)?.verify_slice(mac).is_err() {
+            tracing::warn!(path = %path.display(), "compiled code in the cache is damaged or not this node's; compiling anew");
+            let _ = fs::remove_file(&path);
+            return None;
+        }
+        bytes.truncate(at);
+        // What is used stays longest.
+        if let Ok(file) = File::options().append(true).open(&path) {
+            let _ = file.set_times(FileTimes::new().set_modified(now));
+        }
+        Some(bytes)
+    }
+
+    /// Keeps compiled code, and removes what was used longest ago where there is too much.
+    pub(crate) fn put(&self, id: &EntryId, code: &[u8]) {
+        if let Err(error) = self.write(id, code) {
+            tracing::warn!(%error, directory = %self.directory.display(), "compiled code is not kept");
+        }
+        self.sweep(&id.name);
+    }
+
+    fn write(&self, id: &EntryId, code: &[u8]) -> std::io::Result<()> {
+        fs::create_dir_all(&self.directory)?;
+        let mac = self.mac(id, code).map(|mac| mac.finalize().into_bytes());
+        let mac = mac.ok_or_else(|| std::io::Error::other("no key"))?;
+        let mut file = tempfile::NamedTempFile::new_in(&self.directory)?;
+        file.write_all(code)?;
+        file.write_all(&mac)?;
+        file.persist(self.path(id)).map_err(|error| error.error)?;
+        Ok(())
+    }
+
+    fn sweep(&self, keep: &str) {
+        let _one = self.sweeping.lock();
+        let Ok(entries) = fs::read_dir(&self.directory) else {
+            return;
+        };
+        let mut files: Vec<(SystemTime, u64, PathBuf)> = entries
+            .filter_map(|entry| {
+                let entry = entry.ok()?;
+                let metadata = entry.metadata().ok().filter(fs::Metadata::is_file)?;
+                Some((metadata.modified().ok()?, metadata.len(), entry.path()))
+            })
+            .collect();
+        let mut bytes: u64 = files.iter().map(|(_, length, _)| length).sum();
+        files.sort();
+        for (_, length, path) in files {
+            if bytes <= self.bytes_max {
+                return;
+            }
+            let is_kept = path.file_name().is_some_and(|name| name == keep);
+            if !is_kept && fs::remove_file(&path).is_ok() {
+                bytes -= length;
+            }
+        }
+    }
+}
+
+/// A file, but neither a directory nor a device nor what a link points to.
+fn open_plain(path: &Path) -> Option<File> {
+    let metadata = fs::symlink_metadata(path).ok()?;
+    if !metadata.is_file() {
+        return None;
+    }
+    File::open(path).ok()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
