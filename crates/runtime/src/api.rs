@@ -199,6 +199,8 @@ pub struct AppSummary {
     pub flows: Vec<FlowSummary>,
     /// Worker processes alive.
     pub workers: usize,
+    /// Instances of its components, at work and resting.
+    pub instances: usize,
 }
 
 /// A function as lists show it.

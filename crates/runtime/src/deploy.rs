@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tidemill_lattice::{Key, Op, Payload, Value};
+use tidemill_lattice::{Clock, Key, Op, Payload, Value};
 use tidemill_problem::{Code, Problem};
 use tidemill_session::{Request, View};
 use tidemill_telemetry::LogLine;
@@ -89,7 +89,7 @@ impl Runtime {
         }
         let deployed_ms = self.inner.clock.now_micros() / 1000;
         let version = Arc::new(self.make(manifest, hash, deployed_ms, &archive).await?);
-        if let Err(problem) = version.prove().await {
+        if let Err(problem) = version.prove(self.inner.clock.now_micros()).await {
             version.retire();
             return Err(problem);
         }
@@ -115,7 +115,7 @@ impl Runtime {
         };
         drop(apps);
         if let Some(old) = old {
-            retire_when_idle(old);
+            retire_when_idle(old, Arc::clone(&self.inner.clock));
         }
     }
 
@@ -160,6 +160,7 @@ impl Runtime {
             shop: &inner.shop,
             options: &inner.options,
             next_function: &inner.next_function,
+            components: &inner.components,
         };
         make.version().await
     }
@@ -244,7 +245,7 @@ impl Runtime {
         write(&mut view, &archive_key(name, &version.hash)?, &Op::Delete)?;
         self.commit_view(&session, view).await?;
         self.inner.apps.write().remove(name);
-        retire_when_idle(version);
+        retire_when_idle(version, Arc::clone(&self.inner.clock));
         if delete_state {
             self.delete_state(name).await?;
         }
@@ -312,13 +313,10 @@ fn write(view: &mut View, key: &Key, op: &Op) -> Result<(), Problem> {
 
 /// Requests that run on a version may still need more of its workers, so it lets go
 /// of them only when nobody holds it any more.
-fn retire_when_idle(version: Arc<Version>) {
+fn retire_when_idle(version: Arc<Version>, clock: Arc<dyn Clock>) {
     tokio::spawn(async move {
         while Arc::strong_count(&version) > 1 {
-            for group in &version.groups {
-                group.tick();
-                group.watch_memory();
-            }
+            version.tick(clock.now_micros());
             tokio::time::sleep(crate::TICK).await;
         }
         version.retire();
@@ -358,6 +356,7 @@ pub(crate) fn summary(version: &Version) -> AppSummary {
         .iter()
         .map(|group| group.stats().processes())
         .sum();
+    let instances = version.pools.iter().map(|pool| pool.instances()).sum();
     AppSummary {
         app: version.app.to_string(),
         version: version.hash.clone(),
@@ -365,5 +364,6 @@ pub(crate) fn summary(version: &Version) -> AppSummary {
         functions: functions.collect(),
         flows: flows.collect(),
         workers,
+        instances,
     }
 }

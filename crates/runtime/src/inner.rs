@@ -1,6 +1,7 @@
 //! What the runtime's parts share.
 
 use crate::app::{App, Bundles, Environments, Target, Version};
+use crate::components::Components;
 use crate::gate::Gate;
 use crate::once::Flights;
 use crate::options::Options;
@@ -38,6 +39,8 @@ pub(crate) struct Inner {
     /// One deploy at a time: the last one to begin is the last one to serve.
     pub(crate) deploying: tokio::sync::Mutex<()>,
     pub(crate) gate: Arc<Gate>,
+    /// What runs WebAssembly.
+    pub(crate) components: Components,
     /// The number of the next function that is deployed.
     pub(crate) next_function: AtomicU64,
     pub(crate) stopping: AtomicBool,

@@ -7,6 +7,7 @@
 
 mod api;
 mod app;
+mod components;
 mod deploy;
 mod execute;
 mod gate;
@@ -33,8 +34,10 @@ pub use manifest::{Entry, FlowSpec, FunctionKind, FunctionSpec, Manifest, Runtim
 pub use options::{Limits, Options};
 pub use state::store_problem;
 pub use tidemill_scheduler::AdmissionPolicy;
+pub use tidemill_wasm::{Exchange, Head};
 
 use app::{Bundles, Environments};
+use components::Components;
 use gate::Gate;
 use inner::{Inner, Names};
 use once::Flights;
@@ -96,6 +99,15 @@ pub struct StatePage {
     pub keys: Vec<(String, Kind)>,
     /// The name to go on after, when there may be more.
     pub next: Option<String>,
+}
+
+/// A function that answers HTTP requests.
+#[derive(Clone, Debug)]
+pub struct Web {
+    /// Its name.
+    pub function: Arc<str>,
+    /// Whether anybody may call it.
+    pub is_public: bool,
 }
 
 /// What the runtime is doing right now.
@@ -162,6 +174,7 @@ impl Runtime {
             clock: Arc::clone(&parts.clock),
             worker_ids: Arc::new(AtomicU64::new(0)),
         };
+        let components = Components::new(&options, &*parts.entropy);
         let inner = Arc::new(Inner {
             tokens: sessions::tokens(options.session_secret, &*parts.entropy),
             requests: Requests::new(options.limits.requests_kept, options.limits.results_bytes),
@@ -183,6 +196,7 @@ impl Runtime {
             python_version: tokio::sync::OnceCell::new(),
             deploying: tokio::sync::Mutex::new(()),
             gate,
+            components,
             next_function: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             names: Names::default(),
@@ -276,6 +290,25 @@ impl Runtime {
         self.inner
             .version(name)
             .map(|version| deploy::summary(&version))
+    }
+
+    /// The function of an app that answers HTTP requests under the app's own paths. It is called
+    /// with an [`Exchange`]'s payload, and gives one.
+    ///
+    /// # Errors
+    /// `unknown-app`, `unknown-function`.
+    pub fn web(&self, app: &str) -> Result<Web, Problem> {
+        let version = self.inner.version(app)?;
+        let mut functions = version.functions.values();
+        let found = functions.find(|function| function.spec.kind == FunctionKind::Http);
+        let function = found.ok_or_else(|| {
+            let detail = format!("the app {app} has no function of the kind http");
+            Problem::new(Code::UnknownFunction, detail)
+        })?;
+        Ok(Web {
+            function: Arc::clone(&function.name),
+            is_public: function.spec.public,
+        })
     }
 
     /// Registers a flow beside an app's own, until the app is deployed anew or the
@@ -424,9 +457,9 @@ async fn tick(inner: std::sync::Weak<Inner>) {
             .values()
             .map(|app| app.current())
             .collect();
-        for group in versions.iter().flat_map(|version| &version.groups) {
-            group.tick();
-            group.watch_memory();
+        let now_us = inner.clock.now_micros();
+        for version in versions {
+            version.tick(now_us);
         }
     }
 }

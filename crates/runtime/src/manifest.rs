@@ -22,8 +22,9 @@ pub struct Manifest {
     pub app: String,
     /// What runs it.
     pub runtime: RuntimeKind,
-    /// Where its functions are.
-    pub entry: Entry,
+    /// Where its functions are; a Python app needs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<Entry>,
     /// The level of functions that name none.
     #[serde(default)]
     pub level: Level,
@@ -54,6 +55,8 @@ pub enum RuntimeKind {
         /// The program, relative to the bundle's root, and its arguments.
         command: Vec<String>,
     },
+    /// Nothing but what its functions name themselves: components.
+    Wasm,
 }
 
 /// Where functions are found.
@@ -123,6 +126,19 @@ pub struct FunctionSpec {
     /// What it does, for people.
     #[serde(default)]
     pub doc: Option<String>,
+    /// The file of the bundle that is the WebAssembly component that runs it, whatever runs the
+    /// app's other functions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<String>,
+    /// Hosts that its component may send HTTP requests to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
+    /// Whether each run has an instance of its component for itself, in its first state.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fresh: bool,
+    /// Whether anybody may send it HTTP requests, without the node's token.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub public: bool,
 }
 
 /// Whether a function gives one value or many.
@@ -134,6 +150,8 @@ pub enum FunctionKind {
     Function,
     /// Many, streamed.
     Generator,
+    /// One HTTP response to one HTTP request: a component of the world of `wasi:http`.
+    Http,
 }
 
 /// A named flow.
@@ -190,9 +208,22 @@ impl Manifest {
                 "runtime.command is empty; name a program of the bundle",
             ));
         }
+        if matches!(self.runtime, RuntimeKind::Python { .. }) && self.entry.is_none() {
+            return Err(bad("entry is missing; name the module of the app"));
+        }
+        let https = self
+            .functions
+            .iter()
+            .filter(|function| function.kind == FunctionKind::Http);
+        if https.count() > 1 {
+            return Err(bad(
+                "two functions are of the kind http, and an app has one place under /http/; deploy two apps",
+            ));
+        }
         let mut names = BTreeSet::new();
         for function in &self.functions {
             function.check()?;
+            function.check_component(self.runtime == RuntimeKind::Wasm)?;
             if !names.insert(function.name.as_str()) {
                 return Err(bad(format!("{} is there twice; rename one", function.name)));
             }
@@ -247,6 +278,64 @@ impl FunctionSpec {
         }
         Ok(())
     }
+
+    /// What runs a component and what runs a process have settings of their own.
+    fn check_component(&self, is_needed: bool) -> Result<(), Problem> {
+        let name = &self.name;
+        if self.public && self.kind != FunctionKind::Http {
+            return Err(bad(format!(
+                "{name}: public is for functions of the kind http"
+            )));
+        }
+        let Some(component) = &self.component else {
+            if is_needed || self.kind == FunctionKind::Http {
+                return Err(bad(format!(
+                    "{name}: names no component; add component = \"file.wasm\""
+                )));
+            }
+            if self.fresh || !self.hosts.is_empty() {
+                return Err(bad(format!("{name}: fresh and hosts are for components")));
+            }
+            return Ok(());
+        };
+        let path = std::path::Path::new(component);
+        let is_inside = path
+            .components()
+            .all(|part| matches!(part, std::path::Component::Normal(_)));
+        if component.is_empty() || !is_inside {
+            return Err(bad(format!(
+                "{name}: {component:?} is not a file of the bundle"
+            )));
+        }
+        if self.kind == FunctionKind::Generator {
+            return Err(bad(format!(
+                "{name}: a component gives one value; it is no generator"
+            )));
+        }
+        if !self.requirements.is_empty() || self.min_workers > 0 {
+            return Err(bad(format!(
+                "{name}: requirements and min_workers are for Python functions"
+            )));
+        }
+        for host in &self.hosts {
+            if !is_host(host) {
+                return Err(bad(format!(
+                    "{name}: {host:?} is not a host; write host, host:port or *.domain"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `host`, `host:port` or `*.domain`, without a scheme or path.
+fn is_host(text: &str) -> bool {
+    let host = text.strip_prefix("*.").unwrap_or(text);
+    !host.is_empty()
+        && host.len() <= 255
+        && host
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".-:[]_".contains(&byte))
 }
 
 fn check_name(what: &str, name: &str) -> Result<(), Problem> {
@@ -352,6 +441,37 @@ mod tests {
                 "runtime.command",
             ),
             ("/runtime", json!({"kind": "cobol"}), "cobol"),
+            ("/runtime", json!({"kind": "wasm"}), "names no component"),
+            (
+                "/functions/0",
+                json!({"name": "f", "component": "../f.wasm"}),
+                "not a file of the bundle",
+            ),
+            (
+                "/functions/0",
+                json!({"name": "f", "component": "f.wasm", "hosts": ["http://a/b"]}),
+                "is not a host",
+            ),
+            (
+                "/functions/0",
+                json!({"name": "f", "component": "f.wasm", "kind": "generator"}),
+                "no generator",
+            ),
+            (
+                "/functions/0",
+                json!({"name": "f", "component": "f.wasm", "requirements": ["numpy"]}),
+                "for Python functions",
+            ),
+            (
+                "/functions/0",
+                json!({"name": "f", "fresh": true}),
+                "for components",
+            ),
+            (
+                "/functions/0",
+                json!({"name": "f", "kind": "http"}),
+                "names no component",
+            ),
             (
                 "/functions/0",
                 json!({"name": "f", "level": "strict"}),

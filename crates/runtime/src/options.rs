@@ -55,6 +55,10 @@ pub struct Limits {
     pub requests_kept: usize,
     /// Bytes of results remembered for requests that were not waited for.
     pub results_bytes: usize,
+    /// Instances of WebAssembly components at a time, resting ones included.
+    pub instances: u32,
+    /// Bytes of compiled components kept on disk.
+    pub compiled_bytes: u64,
 }
 
 impl Default for Limits {
@@ -67,6 +71,8 @@ impl Default for Limits {
             shared_bytes: 512 << 20,
             requests_kept: 10_000,
             results_bytes: 256 << 20,
+            instances: 2000,
+            compiled_bytes: 1 << 30,
         }
     }
 }

@@ -9,7 +9,7 @@ mod version;
 pub(crate) use archive::{read_manifest, unpack};
 pub(crate) use bundles::Bundles;
 pub(crate) use environment::{Environments, python_version};
-pub(crate) use version::{Flowing, Function, Make, Target, Version, load_failed};
+pub(crate) use version::{Flowing, Function, Make, RunsIn, Target, Version, load_failed};
 
 use std::collections::HashMap;
 use std::sync::Arc;

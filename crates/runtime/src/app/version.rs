@@ -3,19 +3,28 @@
 
 use super::bundles::Bundle;
 use super::environment::Environments;
+use crate::components::Components;
 use crate::level::{DurabilityName, Level};
-use crate::manifest::{FunctionKind, FunctionSpec, Manifest};
+use crate::manifest::{FunctionKind, FunctionSpec, Manifest, RuntimeKind};
 use crate::options::Options;
-use crate::worker::{Group, LaunchError, Printed, ProcessSpec, Shop};
+use crate::worker::{Group, LaunchError, Printed, ProcessSpec, Program, Shop};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tidemill_flow::{
     DEFAULT_BRANCH_COST_LIMIT_US, Facts, Flow, FlowError, FunctionFacts, Plan, ValidFlow, plan,
 };
 use tidemill_problem::{Code, Problem};
 use tidemill_scheduler::{Observed, PoolPolicy};
+use tidemill_wasm::{Grants, NoInstance, Pool, World};
+
+/// How long the first instance of a component may take to start.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The number, in plans, of what runs components.
+const INSTANCES: u64 = u64::MAX;
 
 /// One version of an app.
 pub(crate) struct Version {
@@ -29,6 +38,8 @@ pub(crate) struct Version {
     pub(crate) functions: BTreeMap<String, Arc<Function>>,
     pub(crate) flows: BTreeMap<String, Arc<Flowing>>,
     pub(crate) groups: Vec<Arc<Group>>,
+    /// The instances of its components.
+    pub(crate) pools: Vec<Arc<Pool>>,
     /// Rises whenever a function turns cheap or costly, so that plans are made anew.
     costs: AtomicU64,
     _bundle: Bundle,
@@ -38,7 +49,7 @@ pub(crate) struct Version {
 pub(crate) struct Function {
     pub(crate) name: Arc<str>,
     pub(crate) spec: FunctionSpec,
-    pub(crate) group: usize,
+    pub(crate) runs_in: RunsIn,
     /// What it is known by where its runs are counted.
     pub(crate) number: u64,
     /// Runs begun, those that failed included.
@@ -46,6 +57,26 @@ pub(crate) struct Function {
     observed: Mutex<Observed>,
     /// The function alone, as a flow of one step.
     pub(crate) alone: Arc<Flowing>,
+}
+
+/// What runs a function.
+#[derive(Clone)]
+pub(crate) enum RunsIn {
+    /// Worker processes: the place of their group.
+    Workers(usize),
+    /// Instances of a component in this process.
+    Instances(Arc<Pool>),
+}
+
+impl RunsIn {
+    /// Functions of one number can share a hand-off. Components are all alike in this: a hand-off
+    /// goes from one to the next.
+    fn number(&self) -> u64 {
+        match self {
+            Self::Workers(place) => *place as u64,
+            Self::Instances(_) => INSTANCES,
+        }
+    }
 }
 
 /// A flow that was found right, and its plan as of lately.
@@ -99,8 +130,51 @@ impl Function {
         self.observed.lock().mean_us()
     }
 
+    /// Compiles its component and starts an instance, which stays for the first call.
+    async fn prove_component(&self, now_us: u64) -> Result<(), Problem> {
+        let RunsIn::Instances(pool) = &self.runs_in else {
+            return Ok(());
+        };
+        let failed = |detail: String| {
+            let file = self.spec.component.as_deref().unwrap_or_default();
+            Problem::new(
+                Code::LoadFailed,
+                format!("{file} of {}: {detail}", self.name),
+            )
+        };
+        let component = pool.component(now_us).await;
+        let component = component.map_err(|error| failed(error.to_string()))?;
+        let is_http = self.spec.kind == FunctionKind::Http;
+        if is_http != (component.world() == World::Http) {
+            return Err(failed(if is_http {
+                "it does not export wasi:http/incoming-handler; leave out kind = \"http\"".into()
+            } else {
+                "it is of the world of wasi:http; say kind = \"http\"".into()
+            }));
+        }
+        let starting = tokio::time::timeout(START_TIMEOUT, pool.acquire(false, now_us)).await;
+        match starting {
+            Ok(Ok(lease)) => lease.give_back(now_us),
+            Ok(Err(NoInstance::Component(error))) => return Err(failed(error.to_string())),
+            Ok(Err(NoInstance::Start(failure))) => {
+                let problem = failure.into_problem(&self.name);
+                return Err(failed(format!(
+                    "an instance does not start: {}",
+                    problem.detail
+                )));
+            }
+            Err(_) => {
+                return Err(failed(format!(
+                    "an instance has not started within {} s",
+                    START_TIMEOUT.as_secs()
+                )));
+            }
+        }
+        Ok(())
+    }
+
     fn facts(&self) -> FunctionFacts {
-        let mut facts = facts(&self.spec, self.group);
+        let mut facts = facts(&self.spec, self.runs_in.number());
         facts.mean_cost_us = self
             .observed
             .lock()
@@ -109,10 +183,10 @@ impl Function {
     }
 }
 
-fn facts(spec: &FunctionSpec, group: usize) -> FunctionFacts {
+fn facts(spec: &FunctionSpec, group: u64) -> FunctionFacts {
     let generator = spec.kind == FunctionKind::Generator;
     FunctionFacts {
-        group: group as u64,
+        group,
         // A retry repeats a whole hand-off, and a limit on runs is kept by hand-off.
         fusable: !generator && spec.retries == 0 && spec.max_concurrency.is_none(),
         generator,
@@ -158,6 +232,7 @@ pub(crate) struct Make<'a> {
     pub(crate) shop: &'a Shop,
     pub(crate) options: &'a Options,
     pub(crate) next_function: &'a AtomicU64,
+    pub(crate) components: &'a Components,
     pub(crate) printed: Printed,
 }
 
@@ -168,6 +243,9 @@ struct GroupKey {
     env: BTreeMap<String, String>,
     secrets: Vec<String>,
     memory_bytes: u64,
+    component: Option<String>,
+    hosts: Vec<String>,
+    idle_timeout_ms: Option<u64>,
 }
 
 impl GroupKey {
@@ -183,6 +261,10 @@ impl GroupKey {
             env: spec.env.clone(),
             secrets: sorted(&spec.secrets),
             memory_bytes: spec.memory_bytes,
+            component: spec.component.clone(),
+            hosts: sorted(&spec.hosts),
+            // Workers end together, instances each for itself.
+            idle_timeout_ms: spec.component.as_ref().map(|_| spec.idle_timeout_ms),
         }
     }
 }
@@ -202,13 +284,20 @@ impl Make<'_> {
             });
             by_group[place].1.push(spec);
         }
-        let mut groups = Vec::new();
+        let (mut groups, mut pools) = (Vec::new(), Vec::new());
         let mut functions = BTreeMap::new();
-        for (place, (key, specs)) in by_group.iter().enumerate() {
-            groups.push(self.group(key, specs).await?);
+        for (key, specs) in &by_group {
+            let runs_in = if let Some(component) = &key.component {
+                let pool = self.pool(key, component)?;
+                pools.push(Arc::clone(&pool));
+                RunsIn::Instances(pool)
+            } else {
+                groups.push(self.group(key, specs).await?);
+                RunsIn::Workers(groups.len() - 1)
+            };
             for spec in specs {
                 let number = self.next_function.fetch_add(1, Ordering::Relaxed);
-                let function = function(spec, place, number)?;
+                let function = function(spec, runs_in.clone(), number)?;
                 functions.insert(spec.name.clone(), Arc::new(function));
             }
         }
@@ -227,9 +316,31 @@ impl Make<'_> {
             functions,
             flows,
             groups,
+            pools,
             costs: AtomicU64::new(0),
             _bundle: self.bundle,
         })
+    }
+
+    /// What the processes or instances of a group have in their environment.
+    fn environment(&self, key: &GroupKey) -> Result<BTreeMap<String, String>, Problem> {
+        let mut env = key.env.clone();
+        for name in &key.secrets {
+            env.insert(name.clone(), self.options.secret(name)?);
+        }
+        Ok(env)
+    }
+
+    fn pool(&self, key: &GroupKey, component: &str) -> Result<Arc<Pool>, Problem> {
+        let grants = Grants {
+            env: self.environment(key)?.into_iter().collect(),
+            memory_bytes: key.memory_bytes,
+            hosts: key.hosts.clone(),
+        };
+        let path = self.bundle.path().join(component);
+        let idle_timeout = Duration::from_millis(key.idle_timeout_ms.unwrap_or_default());
+        let engine = self.components.engine()?;
+        Ok(Pool::new(&engine, path, grants, idle_timeout))
     }
 
     async fn group(&self, key: &GroupKey, specs: &[&FunctionSpec]) -> Result<Arc<Group>, Problem> {
@@ -237,19 +348,23 @@ impl Make<'_> {
             .environments
             .ensure(self.python_version, &key.requirements)
             .await?;
-        let mut env = key.env.clone();
-        for name in &key.secrets {
-            env.insert(name.clone(), self.options.secret(name)?);
-        }
+        let program = match &self.manifest.runtime {
+            RuntimeKind::Python { .. } => Program::Python,
+            RuntimeKind::Command { command } => Program::Command(command.clone()),
+            RuntimeKind::Wasm => {
+                let detail = "an app of the runtime wasm has functions without a component";
+                return Err(Problem::new(Code::BadManifest, detail));
+            }
+        };
         let spec = ProcessSpec {
             app: self.manifest.app.clone(),
             version: self.hash.clone(),
-            runtime: self.manifest.runtime.clone(),
+            program,
             entry: self.manifest.entry.clone(),
             functions: specs.iter().map(|spec| spec.name.clone()).collect(),
             root: self.bundle.path().to_owned(),
             packages,
-            env,
+            env: self.environment(key)?,
         };
         let min_workers = specs.iter().map(|spec| spec.min_workers).max().unwrap_or(0) as usize;
         let idle_ms = specs
@@ -280,9 +395,9 @@ impl Make<'_> {
     }
 }
 
-fn function(spec: &FunctionSpec, group: usize, number: u64) -> Result<Function, Problem> {
+fn function(spec: &FunctionSpec, runs_in: RunsIn, number: u64) -> Result<Function, Problem> {
     let name: Arc<str> = spec.name.as_str().into();
-    let known = BTreeMap::from([(spec.name.clone(), facts(spec, group))]);
+    let known = BTreeMap::from([(spec.name.clone(), facts(spec, runs_in.number()))]);
     let alone = Flowing::new(
         Arc::clone(&name),
         &Flow::of(spec.name.as_str()).build(),
@@ -292,7 +407,7 @@ fn function(spec: &FunctionSpec, group: usize, number: u64) -> Result<Function, 
     Ok(Function {
         name,
         spec: spec.clone(),
-        group,
+        runs_in,
         number,
         runs: AtomicU64::new(0),
         observed: Mutex::new(Observed::new()),
@@ -306,7 +421,10 @@ fn bad_flow(name: &str, error: &FlowError) -> Problem {
 
 impl Version {
     /// Loads the app in every group, so that mistakes show before it serves.
-    pub(crate) async fn prove(&self) -> Result<(), Problem> {
+    pub(crate) async fn prove(&self, now_us: u64) -> Result<(), Problem> {
+        for function in self.functions.values() {
+            function.prove_component(now_us).await?;
+        }
         for group in &self.groups {
             group.prove().await.map_err(|error| load_failed(&error))?;
         }
@@ -354,6 +472,17 @@ impl Version {
     pub(crate) fn observe(&self, function: &Function, run_us: u64) {
         if function.observe(run_us) {
             self.costs.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Lets its workers and instances see that time passes.
+    pub(crate) fn tick(&self, now_us: u64) {
+        for group in &self.groups {
+            group.tick();
+            group.watch_memory();
+        }
+        for pool in &self.pools {
+            pool.tick(now_us);
         }
     }
 

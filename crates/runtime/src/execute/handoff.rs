@@ -3,16 +3,16 @@
 
 use super::talk::Talk;
 use super::trouble::Trouble;
-use super::{Execution, Items, Place};
-use crate::app::{Function, Version};
+use super::{Execution, Items, Place, component};
+use crate::app::{Function, RunsIn, Version};
 use crate::worker::{ConnectionError, Lease, NoWorker};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tidemill_flow::{Fragment, Plan, StepId};
+use tidemill_flow::{Fragment, Input, Plan, StepId};
 use tidemill_lattice::Payload;
 use tidemill_problem::{Code, Problem};
 use tidemill_scheduler::RefuseReason;
-use tidemill_session::Buffer;
+use tidemill_session::{Buffer, View};
 
 /// What a hand-off is about.
 pub(super) struct Handoff<'a> {
@@ -54,8 +54,31 @@ pub(super) enum Again {
 }
 
 impl Handoff<'_> {
+    /// What a step sees: its place, and what its ancestors wrote, as far as they have ended.
+    pub(super) fn view(&self, step: StepId, ended: &BTreeMap<StepId, Arc<Buffer>>) -> View {
+        let mut below = self.place.below.clone();
+        for ancestor in ancestors(self.plan, step) {
+            let buffer = ended.get(&ancestor);
+            below.extend(buffer.filter(|buffer| !buffer.is_empty()).cloned());
+        }
+        self.execution.session().view(below, self.place.tag + step)
+    }
+
     /// Runs the fragment once.
     pub(super) async fn run(
+        &self,
+        input: &Payload,
+        values: &BTreeMap<StepId, Payload>,
+        buffers: &BTreeMap<StepId, Arc<Buffer>>,
+    ) -> Result<Ending, Failure> {
+        // Functions that share a hand-off are run by the same.
+        match self.functions.first().map(|function| &function.runs_in) {
+            Some(RunsIn::Instances(_)) => component::run(self, input, values, buffers).await,
+            Some(RunsIn::Workers(_)) | None => self.run_in_worker(input, values, buffers).await,
+        }
+    }
+
+    async fn run_in_worker(
         &self,
         input: &Payload,
         values: &BTreeMap<StepId, Payload>,
@@ -138,4 +161,21 @@ impl Handoff<'_> {
             }
         })
     }
+}
+
+/// The steps whose results reach this one, in rising order.
+pub(super) fn ancestors(plan: &Plan, step: StepId) -> Vec<StepId> {
+    let mut found = std::collections::BTreeSet::new();
+    let mut open = vec![step];
+    while let Some(id) = open.pop() {
+        let Some(step) = plan.step(id) else { continue };
+        for input in step.inputs() {
+            if let Input::Step(source) = input
+                && found.insert(*source)
+            {
+                open.push(*source);
+            }
+        }
+    }
+    found.into_iter().collect()
 }

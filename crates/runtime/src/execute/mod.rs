@@ -7,8 +7,10 @@
 
 mod attempts;
 mod children;
+mod component;
 mod handoff;
 mod message;
+mod reach;
 mod talk;
 mod trouble;
 

@@ -28,7 +28,7 @@ pub(crate) struct Load<'a> {
     /// The directory of the unpacked bundle.
     pub root: &'a str,
     /// Where the functions are, from the manifest.
-    pub entry: &'a crate::manifest::Entry,
+    pub entry: Option<&'a crate::manifest::Entry>,
     /// The functions that must exist.
     pub functions: Vec<&'a str>,
     /// Variables to set first.

@@ -2,9 +2,8 @@
 //! worker runs what is the scheduler's decision; this carries it out.
 
 use super::connection::Connection;
-use super::launch::{LaunchError, Launcher, Printed, ProcessSpec, Template};
+use super::launch::{LaunchError, Launcher, Printed, ProcessSpec, Program, Template};
 use super::listener::Arrival;
-use crate::manifest::RuntimeKind;
 use crate::protocol::{Cancel, Exited, Payloads, kind};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -140,7 +139,7 @@ impl Group {
 
     /// Loads the app now, so that a mistake in it shows before it serves.
     pub(crate) async fn prove(&self) -> Result<(), LaunchError> {
-        if matches!(self.spec.runtime, RuntimeKind::Command { .. }) {
+        if matches!(self.spec.program, Program::Command(_)) {
             let arrival = self
                 .launcher
                 .program(&self.spec, 0, &self.printed, Box::new(|_| {}))
@@ -327,7 +326,7 @@ impl Group {
     }
 
     async fn launch(&self, id: u64) -> Result<Worker, LaunchError> {
-        let arrival = if matches!(self.spec.runtime, RuntimeKind::Command { .. }) {
+        let arrival = if matches!(self.spec.program, Program::Command(_)) {
             let ended = self.on_ended();
             self.launcher
                 .program(&self.spec, id, &self.printed, ended)

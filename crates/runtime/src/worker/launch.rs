@@ -3,7 +3,7 @@
 
 use super::connection::{Connection, ConnectionError};
 use super::listener::{Arrival, Listener};
-use crate::manifest::{Entry, RuntimeKind};
+use crate::manifest::Entry;
 use crate::protocol::{
     Empty, ErrorHeader, Exited, Fork, Load, Loaded, Payloads, ProtocolError, kind,
 };
@@ -41,13 +41,22 @@ pub(crate) enum LaunchError {
     Load(Box<ErrorHeader>),
 }
 
+/// What a process runs.
+#[derive(Clone, Debug)]
+pub(crate) enum Program {
+    /// The SDK's worker.
+    Python,
+    /// A program of the bundle, and its arguments.
+    Command(Vec<String>),
+}
+
 /// What a group of functions needs of its processes.
 #[derive(Clone, Debug)]
 pub(crate) struct ProcessSpec {
     pub(crate) app: String,
     pub(crate) version: String,
-    pub(crate) runtime: RuntimeKind,
-    pub(crate) entry: Entry,
+    pub(crate) program: Program,
+    pub(crate) entry: Option<Entry>,
     pub(crate) functions: Vec<String>,
     /// The directory of the unpacked bundle.
     pub(crate) root: PathBuf,
@@ -122,13 +131,13 @@ impl Launcher {
     }
 
     fn command(&self, spec: &ProcessSpec, role: &str, worker: u64, token: &str) -> Command {
-        let mut command = match &spec.runtime {
-            RuntimeKind::Python { .. } => {
+        let mut command = match &spec.program {
+            Program::Python => {
                 let mut command = Command::new(&self.python);
                 command.args(["-m", "tidemill.worker"]);
                 command
             }
-            RuntimeKind::Command { command: words } => {
+            Program::Command(words) => {
                 let mut command = Command::new(spec.root.join(&words[0]));
                 command.args(&words[1..]);
                 command
@@ -305,7 +314,7 @@ async fn load(connection: &mut Connection, spec: &ProcessSpec) -> Result<(), Lau
         app: &spec.app,
         version: &spec.version,
         root: &root,
-        entry: &spec.entry,
+        entry: spec.entry.as_ref(),
         functions: spec.functions.iter().map(String::as_str).collect(),
         env: &spec.env,
     };

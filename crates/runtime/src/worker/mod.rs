@@ -8,5 +8,5 @@ mod listener;
 
 pub(crate) use connection::ConnectionError;
 pub(crate) use group::{Death, Group, Lease, NoWorker, Shop};
-pub(crate) use launch::{LaunchError, Launcher, Printed, ProcessSpec};
+pub(crate) use launch::{LaunchError, Launcher, Printed, ProcessSpec, Program};
 pub(crate) use listener::Listener;

@@ -2,11 +2,10 @@
 
 use super::Talk;
 use crate::execute::children::{Finished, Run as ChildRun};
-use crate::execute::message::MessageHeader;
+use crate::execute::reach::Named;
 use crate::execute::trouble::{Trouble, nonsense};
-use crate::execute::{Effects, Items, Message, Outcome, Place};
+use crate::execute::{Effects, Items, Outcome, Place};
 use crate::protocol::{self, CallHeader, Frame, Payloads, Reply, Wait, kind};
-use std::sync::Arc;
 use std::time::Duration;
 use tidemill_flow::StepId;
 use tidemill_lattice::Payload;
@@ -49,23 +48,12 @@ impl<'a> Talk<'a> {
         header: &CallHeader,
         input: Payload,
     ) -> Result<Result<ChildRun, Problem>, Trouble> {
-        let inner = &self.execution.inner;
-        let own = self.handoff.version;
-        // The own app's calls stay on the version that began the request.
-        let version = match &header.app {
-            Some(app) if **app != *own.app => inner.version(app),
-            _ => Ok(Arc::clone(own)),
+        let named = Named {
+            app: header.app.as_deref(),
+            function: header.function.as_deref(),
+            flow: header.flow.as_ref(),
         };
-        let resolved = version.and_then(|version| {
-            let target = match (&header.function, &header.flow) {
-                (Some(name), _) => inner.target(&version, name)?,
-                (None, Some(flow)) => crate::app::Target::Flow(version.flowing("inline", flow)?),
-                (None, None) => {
-                    return Err(Problem::new(Code::BadRequest, "a call names no function"));
-                }
-            };
-            Ok((version, target))
-        });
+        let resolved = self.execution.resolve(self.handoff.version, named);
         let span = self.step_span;
         let depth = self.handoff.place.depth + 1;
         let path = self.child_path(header.step);
@@ -84,22 +72,12 @@ impl<'a> Talk<'a> {
     }
 
     pub(super) fn enqueue(&mut self, header: &CallHeader, input: Payload) {
-        let app = header
-            .app
-            .clone()
-            .unwrap_or_else(|| self.handoff.version.app.to_string());
-        let message = Message {
-            header: MessageHeader {
-                app,
-                function: header.function.clone(),
-                flow: header.flow.clone(),
-                tenant: self.execution.caller.tenant.clone(),
-                subject: self.execution.caller.subject.clone(),
-                trace: self.execution.trace.to_string(),
-                content_type: input.content_type.as_str().to_owned(),
-            },
-            input,
+        let named = Named {
+            app: header.app.as_deref(),
+            function: header.function.as_deref(),
+            flow: header.flow.as_ref(),
         };
+        let message = self.execution.message(self.handoff.version, named, input);
         self.messages.push(message.encode());
     }
 

@@ -2,30 +2,21 @@
 //! the request does not do it again when it is run again.
 
 use super::Talk;
+use crate::execute::reach::check_step_name;
 use crate::execute::trouble::{Trouble, nonsense};
-use crate::once::{Recording, recorded_step, step_record_id};
+use crate::once::step_record_id;
 use crate::protocol::{Frame, Payloads, Recall, RecordStep, Reply, kind};
-use crate::request::commit;
 use serde_json::json;
-use std::sync::Arc;
 use tidemill_flow::StepId;
 use tidemill_lattice::Payload;
-use tidemill_problem::{Code, Problem};
-use tidemill_session::{Outgoing, Request};
-use tidemill_store::Durability;
 use tokio::time::Instant;
-
-/// The longest name of a step, in bytes.
-const NAME_BYTES_MAX: usize = 255;
 
 impl<'a> Talk<'a> {
     /// Answers what a step gave before, if it is recorded, and its number among its name's.
     pub(super) async fn on_recall(&mut self, frame: &Frame) -> Result<(), Trouble> {
         let header: Recall = frame.header()?;
         self.check_running(header.step)?;
-        if header.name.is_empty() || header.name.len() > NAME_BYTES_MAX {
-            let detail = format!("a step's name has 1 to {NAME_BYTES_MAX} bytes");
-            let problem = Problem::new(Code::BadRequest, detail);
+        if let Err(problem) = check_step_name(&header.name) {
             return self.reply_error(header.seq, &problem).await;
         }
         let begun = self.steps_begun.entry((header.step, header.name.clone()));
@@ -33,16 +24,9 @@ impl<'a> Talk<'a> {
         let nth = *begun;
         *begun += 1;
         let id = self.step_record(header.step, &header.name, nth);
-        match self.execution.inner.store.request(id) {
-            Ok(None) => self.reply_step(header.seq, nth, None).await,
-            Ok(Some(recorded)) => {
-                let value = recorded.answer.map(|answer| answer.result);
-                self.reply_recorded(header.seq, nth, value).await
-            }
-            Err(error) => {
-                let problem = crate::state::store_problem(&error);
-                self.reply_error(header.seq, &problem).await
-            }
+        match self.execution.recall_step(id) {
+            Ok(value) => self.reply_step(header.seq, nth, value.as_ref()).await,
+            Err(problem) => self.reply_error(header.seq, &problem).await,
         }
     }
 
@@ -59,50 +43,19 @@ impl<'a> Talk<'a> {
             )));
         }
         let value = given.into_iter().next().unwrap_or_else(Payload::null);
-        let limit = self.execution.inner.options.limits.payload_bytes;
-        if value.body.len() > limit {
-            let problem = Problem::new(
-                Code::PayloadTooLarge,
-                format!(
-                    "step {:?} gave {} bytes, more than {limit}, so it is not recorded; have it \
-                     give less",
-                    header.name,
-                    value.body.len()
-                ),
-            );
+        if let Err(problem) = self.execution.check_step_value(&header.name, &value) {
             return self.reply_error(header.seq, &problem).await;
         }
         let id = self.step_record(header.step, &header.name, header.n);
-        match self.keep(id, &value).await? {
-            Ok(before) => self.reply_recorded(header.seq, header.n, before).await,
-            Err(problem) => self.reply_error(header.seq, &problem).await,
-        }
-    }
-
-    /// Commits the record. If another run of the request was first, what that one recorded.
-    async fn keep(
-        &mut self,
-        id: u128,
-        value: &Payload,
-    ) -> Result<Result<Option<bytes::Bytes>, Problem>, Trouble> {
-        let inner = &self.execution.inner;
-        let recording = Recording::plain(self.execution.now_us(), inner.options.retention);
-        // On a snapshot of its own: the request's may be older than is kept.
-        let session = Request::begin(id, Arc::clone(&inner.store));
-        let outgoing = Outgoing {
-            record: Some(recording.record(recorded_step::encode(value))),
-            ..Outgoing::default()
-        };
-        let committing = commit(&session, &[], Durability::Durable, outgoing);
-        let committed = match tokio::time::timeout_at(self.deadline, committing).await {
-            Ok(committed) => committed,
+        let keeping = self.execution.record_step(id, &value);
+        let kept = match tokio::time::timeout_at(self.deadline, keeping).await {
+            Ok(kept) => kept,
             Err(_) => return Err(self.late(Instant::now())),
         };
-        Ok(committed.map(|committed| {
-            self.execution.note_recorded_step();
-            let before = committed.repeated.and_then(|before| before.answer);
-            before.map(|answer| answer.result)
-        }))
+        match kept {
+            Ok(before) => self.reply_step(header.seq, header.n, before.as_ref()).await,
+            Err(problem) => self.reply_error(header.seq, &problem).await,
+        }
     }
 
     fn step_record(&self, step: StepId, name: &str, nth: u32) -> u128 {
@@ -115,25 +68,6 @@ impl<'a> Talk<'a> {
             return Ok(());
         }
         Err(nonsense(format!("step {step} is not running")))
-    }
-
-    async fn reply_recorded(
-        &mut self,
-        seq: u64,
-        nth: u32,
-        value: Option<bytes::Bytes>,
-    ) -> Result<(), Trouble> {
-        let Some(value) = value else {
-            return self.reply_step(seq, nth, None).await;
-        };
-        self.execution.note_recorded_step();
-        match recorded_step::decode(value) {
-            Some(value) => self.reply_step(seq, nth, Some(&value)).await,
-            None => {
-                let problem = Problem::new(Code::Internal, "a step's record can not be read");
-                self.reply_error(seq, &problem).await
-            }
-        }
     }
 
     async fn reply_step(

@@ -2,13 +2,14 @@
 
 use super::Talk;
 use crate::app::Function;
+use crate::execute::handoff::ancestors;
 use crate::execute::trouble::{Trouble, nonsense};
 use crate::once::child_path;
 use crate::protocol::Begin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tidemill_flow::{Input, Plan, StepId};
+use tidemill_flow::StepId;
 use tidemill_problem::Code;
 use tidemill_session::View;
 use tidemill_telemetry::SpanKind;
@@ -31,20 +32,10 @@ impl<'a> Talk<'a> {
             if !here || self.ended.contains_key(&step) {
                 return Err(nonsense(format!("step {step} is not running")));
             }
-            let mut below = self.handoff.place.below.clone();
             for ancestor in ancestors(self.handoff.plan, step) {
                 self.end_step(ancestor);
-                below.extend(
-                    self.ended
-                        .get(&ancestor)
-                        .filter(|buffer| !buffer.is_empty())
-                        .cloned(),
-                );
             }
-            let view = self
-                .execution
-                .session()
-                .view(below, self.handoff.place.tag + step);
+            let view = self.handoff.view(step, &self.ended);
             self.views.insert(step, view);
         }
         self.views
@@ -121,21 +112,4 @@ impl<'a> Talk<'a> {
         let byte_ms = rss_bytes.saturating_mul(ran_us) / 1000;
         used.memory_byte_ms.fetch_add(byte_ms, Ordering::Relaxed);
     }
-}
-
-/// The steps whose results reach this one, in rising order.
-fn ancestors(plan: &Plan, step: StepId) -> Vec<StepId> {
-    let mut found = std::collections::BTreeSet::new();
-    let mut open = vec![step];
-    while let Some(id) = open.pop() {
-        let Some(step) = plan.step(id) else { continue };
-        for input in step.inputs() {
-            if let Input::Step(source) = input
-                && found.insert(*source)
-            {
-                open.push(*source);
-            }
-        }
-    }
-    found.into_iter().collect()
 }
