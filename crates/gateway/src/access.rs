@@ -39,6 +39,14 @@ impl Access {
         self.check_token(headers)
     }
 
+    /// Whether a request for something public may come in.
+    ///
+    /// # Errors
+    /// `forbidden-host`.
+    pub(crate) fn check_public(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+        self.check_host(uri, headers)
+    }
+
     fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
         // An absolute target overrides the header (RFC 9112, section 3.2.2).
         let header = || headers.get(HOST).and_then(|value| value.to_str().ok());

@@ -21,7 +21,7 @@ use std::fmt;
 use std::time::Duration;
 use tidemill_lattice::{ContentType, Payload};
 use tidemill_problem::{Code, Problem};
-use tidemill_runtime::{Answer, Call, Caller, Output, StreamEvent};
+use tidemill_runtime::{Answer, Call, Caller, Output, RequestId, StreamEvent};
 use tidemill_telemetry::TraceContext;
 use tokio::sync::mpsc;
 
@@ -35,7 +35,7 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The tenant of everything that comes through this door.
 const TENANT: &str = "default";
 /// Who holds the node's token.
-const SUBJECT: &str = "token";
+pub(crate) const SUBJECT: &str = "token";
 
 /// The longest `Idempotency-Key`, in bytes.
 const KEY_BYTES_MAX: usize = 255;
@@ -51,19 +51,8 @@ const STREAM_PULSE: Duration = Duration::from_secs(15);
 pub(crate) async fn call(context: &Context<'_>, body: Body) -> Result<Response, Problem> {
     let body = body::read(body, context.state.options.body_bytes_max).await?;
     let headers = &context.parts.headers;
-    let call = Call {
-        app: context.param("app")?.to_owned(),
-        function: context.param("function")?.to_owned(),
-        input: input(headers, body)?,
-        key: idempotency_key(headers)?,
-        trace: trace(headers),
-        caller: Caller {
-            tenant: TENANT.to_owned(),
-            subject: SUBJECT.to_owned(),
-        },
-        timeout: timeout(headers)?,
-        asked: terms::asked(headers)?,
-    };
+    let (app, function) = (context.param("app")?, context.param("function")?);
+    let call = asked(headers, SUBJECT, app, function, input(headers, body)?)?;
     if wants_no_wait(headers) {
         let id = context.state.runtime.submit(call)?;
         return Ok(accepted(id.0));
@@ -71,6 +60,32 @@ pub(crate) async fn call(context: &Context<'_>, body: Body) -> Result<Response, 
     let occurrence = Occurrence::of(headers);
     let answer = context.state.runtime.call(call).await;
     Ok(respond(answer, occurrence))
+}
+
+/// The call of a function, with what headers say about calls.
+///
+/// # Errors
+/// `bad-request` for a header that says nothing that can be understood.
+pub(crate) fn asked(
+    headers: &HeaderMap,
+    subject: &str,
+    app: &str,
+    function: &str,
+    input: Payload,
+) -> Result<Call, Problem> {
+    Ok(Call {
+        app: app.to_owned(),
+        function: function.to_owned(),
+        input,
+        key: idempotency_key(headers)?,
+        trace: trace(headers),
+        caller: Caller {
+            tenant: TENANT.to_owned(),
+            subject: subject.to_owned(),
+        },
+        timeout: timeout(headers)?,
+        asked: terms::asked(headers)?,
+    })
 }
 
 fn accepted(id: u128) -> Response {
@@ -92,19 +107,46 @@ fn accepted(id: u128) -> Response {
 
 fn respond(answer: Answer, occurrence: Occurrence) -> Response {
     let occurrence = occurrence.within(answer.request, Some(answer.trace.trace));
-    let mut response = match answer.result {
+    let (result, marks) = Marks::of(answer);
+    let mut response = match result {
         Ok(Output::Value(payload)) => value(payload),
         Ok(Output::Stream(events)) => event_stream(events, occurrence),
         Err(problem) => problems::respond(&problem, occurrence),
     };
-    terms::mark(&mut response, answer.session.as_deref());
+    mark(&mut response, &marks);
+    response
+}
+
+/// What an answer is of.
+pub(crate) struct Marks {
+    request: RequestId,
+    trace: TraceContext,
+    is_repeated: bool,
+    session: Option<String>,
+}
+
+impl Marks {
+    /// Takes an answer apart.
+    pub(crate) fn of(answer: Answer) -> (Result<Output, Problem>, Self) {
+        let marks = Self {
+            request: answer.request,
+            trace: answer.trace,
+            is_repeated: answer.is_repeated,
+            session: answer.session,
+        };
+        (answer.result, marks)
+    }
+}
+
+/// Says in headers which request an answer is of.
+pub(crate) fn mark(response: &mut Response, answer: &Marks) {
+    terms::mark(response, answer.session.as_deref());
     let headers = response.headers_mut();
     headers.insert(REQUEST, hex_value(answer.request.0));
     headers.insert(TRACE, hex_value(answer.trace.trace.0));
     if answer.is_repeated {
         headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
     }
-    response
 }
 
 /// A payload as an answer: its bytes, with its content type.

@@ -28,6 +28,7 @@ mod terms;
 mod traces;
 mod views;
 mod watch;
+mod web;
 
 pub use access::Access;
 pub use routes::router;

@@ -7,6 +7,7 @@ use crate::problems::{self, Occurrence};
 use crate::state::{GatewayState, Shared};
 use crate::{
     apps, backup, calls, kv, logs, metrics, node, openapi, requests, store, terms, traces, watch,
+    web,
 };
 use axum::Router;
 use axum::body::Body;
@@ -48,6 +49,7 @@ pub(crate) enum Operation {
     Ready,
     Metrics,
     OpenApi,
+    Web,
 }
 
 /// One row of the table.
@@ -167,6 +169,9 @@ pub(crate) const ROUTES: &[Route] = &[
     row("GET", "/openapi.json", Operation::OpenApi, "openapi"),
 ];
 
+/// What apps serve themselves, whatever the method. No part of `openapi.json`.
+pub(crate) const WEB: Route = row("ANY", "/http/{app}/{*path}", Operation::Web, "web");
+
 /// A request on its way: what every handler gets.
 pub(crate) struct Context<'a> {
     pub(crate) state: &'a Shared,
@@ -198,7 +203,15 @@ pub fn router(state: GatewayState) -> Router {
     for (path, routes) in paths {
         router = router.route(path, methods(&routes));
     }
+    let web = |State(state): State<GatewayState>, request: Request| async move {
+        let response = web::serve(&state.0, request).await;
+        state.0.counts.count(&WEB, response.status());
+        response
+    };
     router
+        .route("/http/{app}", any(web))
+        .route("/http/{app}/{*path}", any(web))
+        .route("/http/{app}/", any(web))
         .fallback(any(unknown_path))
         // Bodies are bounded where they are read, each by its own limit.
         .layer(DefaultBodyLimit::disable())
@@ -303,6 +316,10 @@ async fn handle(
         Operation::Ready => node::ready(context),
         Operation::Metrics => metrics::show(context),
         Operation::OpenApi => Ok(openapi::show()),
+        Operation::Web => Err(Problem::new(
+            Code::Internal,
+            "an app's own page came by the wrong way; please report this",
+        )),
     }
 }
 

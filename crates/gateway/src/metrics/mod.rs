@@ -5,7 +5,7 @@
 
 mod store;
 
-use crate::routes::{Context, ROUTES, Route};
+use crate::routes::{Context, ROUTES, Route, WEB};
 use crate::state::Shared;
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
@@ -27,6 +27,11 @@ use tidemill_telemetry::{Totals, latency_bound_us};
 /// The classes of HTTP status, by their first digit less one.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
+/// All that answers are counted of.
+fn routes() -> impl Iterator<Item = &'static Route> {
+    ROUTES.iter().chain([&WEB])
+}
+
 /// How often each route answered with each class of status.
 pub(crate) struct HttpCounts {
     counts: Box<[[AtomicU64; CLASSES.len()]]>,
@@ -35,7 +40,7 @@ pub(crate) struct HttpCounts {
 impl Default for HttpCounts {
     fn default() -> Self {
         Self {
-            counts: ROUTES.iter().map(|_| Default::default()).collect(),
+            counts: routes().map(|_| Default::default()).collect(),
         }
     }
 }
@@ -58,7 +63,7 @@ impl HttpCounts {
 
     fn family(&self) -> Family {
         let mut family = Family::new("tidemill_http_answers", "HTTP answers.", Shape::Counter);
-        for route in ROUTES {
+        for route in routes() {
             let Some(row) = self.counts.get(route.operation as usize) else {
                 continue;
             };
