@@ -114,8 +114,15 @@ pub(crate) struct Up {
 /// `tidemill deploy` and `tidemill dev`
 #[derive(Debug, Args)]
 pub(crate) struct Deploy {
-    /// The Python file with the app.
+    /// The Python file with the app, a WebAssembly component (FILE.wasm), or a tidemill.toml
+    /// that names several.
     pub(crate) file: PathBuf,
+    /// A component's name: APP, or APP.FUNCTION [default: the file's name, and `handle`].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// The component is of the world of wasi:http: serve it under /http/APP/.
+    #[arg(long)]
+    pub(crate) http: bool,
     /// The app's name in the file, where there are several.
     #[arg(long, value_name = "ATTR")]
     pub(crate) app: Option<String>,

@@ -1,5 +1,6 @@
 //! From a Python file to a bundle: runs the user's interpreter with the SDK.
 
+use super::Bundle;
 use crate::cli::{Deploy, Global, Up};
 use crate::client::data_directory;
 use crate::failure::Failure;
@@ -9,22 +10,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A bundle made from a file.
-pub(crate) struct Bundle {
-    /// The app's name.
-    pub(crate) app: String,
-    /// The zip archive.
-    pub(crate) archive: Vec<u8>,
-    /// The files that it was made from.
-    pub(crate) sources: Vec<PathBuf>,
-}
-
 /// Makes the bundle. What Python prints goes to standard error as it comes.
-pub(crate) fn bundle(global: &Global, command: &Deploy) -> Result<Bundle, Failure> {
-    if !command.file.is_file() {
-        let text = format!("there is no file {}", command.file.display());
-        return Err(Failure::Usage(text));
-    }
+pub(super) fn bundle(global: &Global, command: &Deploy) -> Result<Bundle, Failure> {
     let data = data_directory(global)?;
     let python = match &command.python {
         Some(python) => python.clone(),
