@@ -15,8 +15,9 @@ use crate::{Dot, Kind, Time, Value};
 /// write to a present key joins the life it saw. A delete is a dot that ends every life begun at
 /// or below it, so it wins over writes that did not see it, and what is written after it has been
 /// seen is a new life. Where several writers begin a key at once, each begins a life; those of
-/// one kind are read as one, joined. Lives of different kinds are a conflict: the one begun first
-/// is the key's type and the other is lost, hidden at once and dropped by [`Cell::compact`].
+/// one kind are read as one, joined, and who saw them so writes to the last. Lives of different
+/// kinds are a conflict: the one begun first is the key's type and the other is lost, hidden at
+/// once and dropped by [`Cell::compact`].
 ///
 /// Why lives are kept apart instead of joined under a number that deletes raise: a writer that
 /// finds the key absent cannot know of a delete that has already been forgotten, and its write
@@ -198,10 +199,12 @@ impl Cell {
         self.lives.is_empty() && self.expiries.is_empty() && self.deleted == Dot::ZERO
     }
 
-    /// The first visible life's beginning: the life that a write at `at` joins.
+    /// The last visible life's beginning: the life that a write at `at` joins. A delete that
+    /// its writer has not seen may end the others and not this one, and never this one alone; so
+    /// what is removed or overwritten here comes back by none of them.
     pub(crate) fn current_life(&self, at: Time) -> Option<Dot> {
-        let first = *self.visible(at).first()?;
-        Some(self.lives.get(first)?.created)
+        let last = *self.visible(at).last()?;
+        Some(self.lives.get(last)?.created)
     }
 
     /// When the life begun at `created` ends by expiry.
@@ -295,7 +298,12 @@ impl Cell {
             self.deleted = Dot::ZERO;
             done.changed = true;
         }
-        for life in &mut self.lives {
+        // One above may name dots of those before it as dead, and no line says so of the others.
+        let old = self
+            .lives
+            .iter_mut()
+            .filter(|life| life.created.time <= through);
+        for life in old {
             done += life.value.compact(through, forget);
         }
         if done.changed {

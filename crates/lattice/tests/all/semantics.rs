@@ -1,5 +1,7 @@
 //! What concurrent programs get: one small story for each promise.
 
+use std::slice;
+
 use tidemill_lattice::{
     Cell, Dot, Kind, Op, OpError, PAYLOAD_MAX_BYTES, Payload, Time, Value, Writer,
 };
@@ -180,6 +182,81 @@ fn add_wins_over_a_concurrent_remove() {
         };
         assert!(set.contains(&json("x")) && !set.contains(&json("y")));
         assert_eq!((set.len(), set.is_empty()), (1, false));
+    }
+}
+
+/// Two lives, the first ended by a delete that whoever sees both has not seen.
+fn ended_beneath(op: &Op) -> (Cell, Cell) {
+    let first = delta(&Cell::empty(), 0, 10, slice::from_ref(op));
+    let second = delta(&Cell::empty(), 0, 30, slice::from_ref(op));
+    let deleted = delta(&first, 10, 20, &[Op::Delete]);
+    (join(&[&first, &second]), deleted)
+}
+
+#[test]
+fn what_was_removed_stays_removed_when_a_delete_ends_the_life_begun_first() {
+    let field = |op| Op::MapField {
+        field: "f".into(),
+        op: Box::new(op),
+    };
+    let add = Op::SetAdd(json("x"));
+    let remove = Op::SetRemove(json("x"));
+    let cases = [
+        (add.clone(), remove.clone()),
+        (field(add), field(remove)),
+        (
+            field(Op::CounterAdd(1)),
+            Op::MapRemove { field: "f".into() },
+        ),
+    ];
+    for (begin, end) in cases {
+        let (seen, deleted) = ended_beneath(&begin);
+        let removed = delta(&seen, 30, 40, &[end]);
+        let before = join(&[&seen, &deleted])
+            .view(time(40))
+            .map(|v| v.to_json(time(40)));
+        let all = join(&[&seen, &deleted, &removed]);
+        let after = all.view(time(40)).map(|value| value.to_json(time(40)));
+        assert_ne!(after, before, "the second life's came back");
+        let mut folded = seen.clone();
+        folded.merge(&deleted);
+        folded.compact(time(30), time(30));
+        folded.merge(&removed);
+        assert_eq!(folded.view(time(40)).map(|v| v.to_json(time(40))), after);
+    }
+}
+
+#[test]
+fn a_line_below_a_life_takes_nothing_from_those_before_it() {
+    let adds = [Op::SetAdd(json("x")), Op::SetAdd(json("y"))];
+    let first = delta(&Cell::empty(), 0, 10, &adds);
+    let second = delta(&Cell::empty(), 0, 30, &adds[..1]);
+    let seen = join(&[&first, &second]);
+    let removed = delta(&seen, 30, 40, &[Op::SetRemove(json("x"))]);
+    let all = join(&[&seen, &removed]);
+    let shown = |cell: &Cell| cell.view(time(40)).map(|value| value.to_json(time(40)));
+    for through in [10, 25, 30, 35, 40] {
+        let mut folded = all.clone();
+        folded.compact(time(through), time(10));
+        assert_eq!(shown(&folded), shown(&all), "through {through}");
+    }
+}
+
+#[test]
+fn what_was_overwritten_stays_so_when_a_delete_ends_the_life_begun_first() {
+    let writes: [fn(&str) -> Op; 2] = [
+        |text| Op::RegisterSet(json(text)),
+        |text| Op::MultiSet(json(text)),
+    ];
+    for write in writes {
+        let (seen, deleted) = ended_beneath(&write("old"));
+        let written = delta(&seen, 30, 40, &[write("new")]);
+        let all = join(&[&seen, &deleted, &written]);
+        let shown = all
+            .view(time(40))
+            .expect("it was written")
+            .to_json(time(40));
+        assert!(!shown.to_string().contains("old"), "{shown}");
     }
 }
 
