@@ -246,7 +246,8 @@ impl Shard {
     /// [`Store::newest`](crate::Store::newest) at once, and by snapshots after [`Shard::flush`].
     ///
     /// `decide` gets what the key holds, the time to judge expiry by, and the next dots; it gives
-    /// the delta, if any, and an answer of its own. All writes of a turn are of one time, and
+    /// the delta, if any, and an answer of its own. All writes of a turn are of one time (but for
+    /// those after a commit that was applied in it), and
     /// those of one key are one delta, so that a key written a thousand times is logged once.
     ///
     /// # Errors
@@ -501,6 +502,10 @@ impl Shard {
             loaded,
         } = slice;
         self.begin();
+        if self.drawn.is_some_and(|drawn| drawn < time) {
+            // Who writes from here on may have seen it, so his time must be above it.
+            self.close();
+        }
         let here = self.owner.place(&key);
         let place = match here {
             Some(place) => place,

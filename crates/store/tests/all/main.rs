@@ -19,5 +19,6 @@ mod requests;
 mod snapshots;
 mod support;
 mod tiers;
+mod turns;
 mod updates;
 mod watch;
