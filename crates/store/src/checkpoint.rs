@@ -36,6 +36,8 @@ type Asker = SyncSender<Result<Time, Error>>;
 /// Where checkpoints stand.
 pub(crate) struct Checkpoints {
     done: Time,
+    /// At or above every value that is stored.
+    stored_through: Time,
     run: Option<Run>,
     askers: Vec<Asker>,
     /// Who is answered once the log is trimmed.
@@ -63,6 +65,7 @@ impl Checkpoints {
     pub(crate) fn new(recovered: &Recovered, log_bytes: u64, now_us: u64) -> Checkpoints {
         Checkpoints {
             done: recovered.checkpoint,
+            stored_through: recovered.stored_through,
             run: None,
             askers: Vec::new(),
             trimming: Vec::new(),
@@ -246,11 +249,13 @@ impl Sequencer {
             .call(shard, move |shard| fold_some(shard, some, target))?;
         keys.extend(rest);
         let (mut changes, mut seen) = (Vec::new(), Vec::new());
+        let mut stored_through = self.checkpoints.stored_through.max(target);
         for (place, fold) in folded {
             match fold {
                 Fold::Clean => seen.push((place, None)),
                 Fold::Store(key, value, through) => {
                     changes.push(Change::Put(key, value));
+                    stored_through = stored_through.max(through);
                     seen.push((place, Some(through)));
                 }
                 Fold::Forget { key, stored } => {
@@ -263,6 +268,11 @@ impl Sequencer {
                     run.forgotten.push(key);
                 }
             }
+        }
+        if stored_through > self.checkpoints.stored_through {
+            // Before the mark, which a crash may keep away, and with the values themselves.
+            changes.push(Change::StoredThrough(stored_through));
+            self.checkpoints.stored_through = stored_through;
         }
         // What was folded is seen before the log has it; the durable tier has it only after.
         self.catch_up();

@@ -41,6 +41,8 @@ pub(crate) struct Meta {
     pub(crate) checkpoint: Time,
     /// The first group of the log that the checkpoint does not cover.
     pub(crate) log_start: u64,
+    /// No value of the durable tier is complete through a later time.
+    pub(crate) stored_through: Time,
 }
 
 /// A change of the durable tier.
@@ -51,6 +53,8 @@ pub(crate) enum Change {
     Unpost(MessageId),
     /// The durable tier is complete through a time; the log is needed from a group on.
     Mark(Time, u64),
+    /// No value is complete through a later time.
+    StoredThrough(Time),
     /// The record of a request, new or in the place of the one before.
     Record(StoredRequest),
     /// A request is forgotten.
@@ -129,6 +133,7 @@ impl Engine {
                     epoch: 0,
                     checkpoint: Time::ZERO,
                     log_start: FIRST_GROUP,
+                    stored_through: Time::ZERO,
                 });
             }
             Some(format) if format == u64::from(FORMAT) => {}
@@ -146,10 +151,12 @@ impl Engine {
             u32::try_from(epoch).map_err(|_| self.corrupt("the epoch", "it is out of range"))?;
         let checkpoint = Time::from_u64(self.number("checkpoint")?.unwrap_or(0));
         let log_start = self.number("log-start")?.unwrap_or(FIRST_GROUP);
+        let stored_through = Time::from_u64(self.number("stored-through")?.unwrap_or(0));
         Ok(Meta {
             epoch,
             checkpoint,
             log_start,
+            stored_through,
         })
     }
 
@@ -239,6 +246,10 @@ impl Engine {
                 Change::Mark(time, log_start) => {
                     batch.insert(&self.meta, "checkpoint", time.as_u64().to_be_bytes());
                     batch.insert(&self.meta, "log-start", log_start.to_be_bytes());
+                }
+                Change::StoredThrough(time) => {
+                    let time = time.as_u64().to_be_bytes();
+                    batch.insert(&self.meta, "stored-through", time);
                 }
                 Change::Record(record) => {
                     batch.insert(&self.requests, record.id.to_be_bytes(), record.encode());

@@ -29,6 +29,8 @@ pub(crate) struct Recovered {
     pub(crate) checkpoint: Time,
     /// At or above everything logged: the clock starts here, and all of it is applied.
     pub(crate) floor: Time,
+    /// At or above every value that is stored.
+    pub(crate) stored_through: Time,
     /// How far it reaches for certain.
     pub(crate) reach: Reach,
     /// The number of the next group.
@@ -65,12 +67,15 @@ pub(crate) fn recover(
     let mut recovered = Recovered {
         writer: Writer(epoch),
         checkpoint: meta.checkpoint,
-        floor: meta.checkpoint,
+        // A checkpoint that did not end has stored values all the same. What is written now must
+        // be above them, though the clock be set back.
+        floor: meta.checkpoint.max(meta.stored_through),
         reach: Reach {
             last: meta.checkpoint,
             seen: meta.checkpoint,
         },
         next_number: meta.log_start,
+        stored_through: meta.stored_through,
         ..Recovered::default()
     };
     for message in engine.messages() {

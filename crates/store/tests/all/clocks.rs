@@ -1,10 +1,12 @@
 //! A wall clock that is set back: times go on rising, so nothing written later is older.
 
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidemill_lattice::Clock;
-use tidemill_store::{Embedded, Store};
+use tidemill_store::{Disk, Embedded, Options, Step, Store};
 
 use crate::support::*;
 
@@ -87,4 +89,52 @@ fn a_store_that_opens_under_an_earlier_clock_writes_above_what_it_holds() {
         write(&store, &[set("b", "anew")]);
         assert_eq!(get(&store, "b").as_deref(), Some("anew"));
     }
+}
+
+/// A disk on which a checkpoint ends after its first part.
+#[derive(Debug, Default)]
+struct CutShort(AtomicU64);
+
+impl Disk for CutShort {
+    fn free_bytes(&self, _: &Path) -> io::Result<u64> {
+        Ok(1 << 40)
+    }
+
+    fn step(&self, step: Step) -> io::Result<()> {
+        let is_cut = step == Step::BeforeCheckpoint && self.0.fetch_add(1, Ordering::SeqCst) > 0;
+        if is_cut {
+            return Err(io::Error::other("the checkpoint is cut short"));
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_written_after_half_a_checkpoint_and_a_clock_set_back_is_not_lost() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let clock = SetClock::new();
+    let open = |options: Options| {
+        Embedded::open(options, Arc::clone(&clock) as _).expect("the store opens")
+    };
+    let store = open(Options {
+        disk: Arc::new(CutShort::default()),
+        ..options(directory.path())
+    });
+    write(&store, &[set("a", "before"), add("n", 1)]);
+    // Nothing is written for a while, and what is stored is complete through its end.
+    clock.move_us(HOUR_US);
+    let last = store.snapshot().time();
+    assert!(store.checkpoint().is_err());
+    drop(store);
+    clock.set_back_us(HOUR_US / 2);
+    let store = open(options(directory.path()));
+    assert_eq!(get(&store, "a").as_deref(), Some("before"));
+    assert!(write(&store, &[set("a", "after"), add("n", 1)]).time > last);
+    let check = |store: &Embedded| {
+        assert_eq!(get(store, "a").as_deref(), Some("after"));
+        assert_eq!(get(store, "n").as_deref(), Some("2"));
+    };
+    check(&store);
+    drop(store);
+    check(&open(options(directory.path())));
 }
