@@ -112,6 +112,8 @@ usage() {
 case ${1:-}:$# in
   fixtures:1)
     fixture fixture
+    fixture http
+    fixture imports-unknown
     ;;
   rust:3) rust "$2" "$3" ;;
   *) usage ;;
