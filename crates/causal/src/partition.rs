@@ -252,11 +252,6 @@ impl Partition {
         self.fold
     }
 
-    /// From now on reads below `line` are refused, whatever is folded.
-    pub(crate) fn refuse_below(&mut self, line: Time) {
-        self.fold = self.fold.max(line);
-    }
-
     /// A key as of a snapshot; `None` if nothing is known of it.
     #[must_use]
     pub fn read(&self, key: &Key, at: Time) -> Option<Arc<Cell>> {

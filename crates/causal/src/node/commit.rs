@@ -91,7 +91,9 @@ impl Node {
     /// Why new work is not taken now.
     fn objection(&self, home: PartitionId, id: RequestId, ahead: Time) -> Option<Refusal> {
         let bound_us = self.config.clock_bound_us;
-        if !self.own.contains_key(&home) {
+        // Without a floor, a commit could be below a snapshot that was given before this member
+        // came.
+        if !self.own.contains_key(&home) || !self.membership.is_floored() {
             Some(Refusal::NotOwner)
         } else if self.is_expired(id) {
             Some(Refusal::RequestExpired)

@@ -446,19 +446,22 @@ impl Node {
             return;
         }
         if let Some(frontier) = self.membership.greatest_frontier() {
-            self.clock.observe(frontier);
-            self.membership.set_floored(frontier);
+            self.begin_above(frontier);
         } else if self.membership.nobody_is_floored() {
             // A cold start: above every logged time, which replaying has shown to the clock, and
             // above every snapshot that clocks as far apart as they may be can have given.
             let margin_us = self.config.clock_bound_us;
             let margin = Time::from_micros(self.now.wall_us.saturating_add(margin_us));
-            self.clock.observe(margin);
-            for partition in self.own.values_mut() {
-                partition.refuse_below(margin);
-            }
-            self.membership.set_floored(margin);
+            self.begin_above(margin);
         }
+    }
+
+    /// All commits of this member will be above a time. What homes have yet to deliver may be below
+    /// it, so it is no fold line.
+    fn begin_above(&mut self, floor: Time) {
+        self.note(format!("begins above {floor}"));
+        self.clock.observe(floor);
+        self.membership.set_floored(floor);
     }
 
     // ---- epochs
