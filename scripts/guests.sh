@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds WebAssembly functions: the components that the tests run, and those of the examples.
 #
-#   scripts/guests.sh fixtures            rebuild all of crates/wasm/tests/data
+#   scripts/guests.sh fixtures            rebuild the components that are kept here
 #   scripts/guests.sh rust PACKAGE OUT    a package of sdk/rust as a component
 #
 # Rust is built for wasm32-wasip2 where rustup has that target (`rustup target add wasm32-wasip2`).
@@ -67,15 +67,14 @@ rust() {
   echo "$out: $(wc -c < "$out") bytes"
 }
 
-# fixture PACKAGE: a package of sdk/rust as a component of the tests, as small as it gets.
-fixture() {
-  local out=$data/$1.wasm
+# small PACKAGE OUT: a package of sdk/rust as a component, as small as it gets.
+small() {
+  local out=$2
   rust "$1" "$cache/$1.wasm"
   npm exec --yes --package="@bytecodealliance/jco@$jco" -- \
     jco opt -q "$cache/$1.wasm" -o "$cache/$1.opt.wasm" -- -Oz --strip-debug \
     --enable-bulk-memory --enable-nontrapping-float-to-int --enable-sign-ext \
     --enable-mutable-globals --enable-reference-types --enable-multivalue
-  mkdir -p "$data"
   "${PYTHON:-python3}" - "$cache/$1.opt.wasm" "$out" << 'END'
 """Leaves out the component's names: custom sections of its outermost level."""
 import sys
@@ -111,9 +110,10 @@ usage() {
 
 case ${1:-}:$# in
   fixtures:1)
-    fixture fixture
-    fixture http
-    fixture imports-unknown
+    small fixture $data/fixture.wasm
+    small http $data/http.wasm
+    small imports-unknown $data/imports-unknown.wasm
+    small reviews examples/reviews/steps.wasm
     ;;
   rust:3) rust "$2" "$3" ;;
   *) usage ;;
