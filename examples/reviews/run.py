@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs the reviews example: starts a node, deploys the app, feeds it, shows and checks the results.
 
-    python examples/reviews/run.py --bin target/release/tidemill [--limit N] [--clients 8] [--keep]
+    python examples/reviews/run.py --bin target/release/tidemill [--limit N] [--clients 8] [--wasm] [--keep]
 
 Results go to stdout, progress to stderr. Exits 1 when a total differs from plain.py's.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import signal
 import sys
 import threading
@@ -71,6 +72,12 @@ class Fed:
         """A latency in milliseconds: the smallest that `part` of the requests did not exceed."""
         ordered = sorted(self.latencies_ms)
         return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+
+
+def deploy(client: tidemill.Client, *, wasm: bool) -> None:
+    """Deploys the app, its hot steps in Python or in WebAssembly."""
+    os.environ["REVIEWS_STEPS"] = "wasm" if wasm else "python"
+    client.deploy(APP)
 
 
 def feed_all(client: tidemill.Client, reviews: list[feed.Review], clients: int) -> Fed:
@@ -187,7 +194,7 @@ def show_where_next(node: Node, program: Path, kept: bool) -> None:
 def drive(node: Node, options: argparse.Namespace) -> int:
     """Deploys, feeds, reads and compares."""
     client = tidemill.connect(node.url, token=node.token)
-    client.deploy(APP)
+    deploy(client, wasm=options.wasm)
     prepare(client)
     reviews = list(feed.sample(options.limit))
     print(f"{len(reviews):,} texts from {options.clients} clients to {node.url}", file=sys.stderr)
@@ -229,6 +236,7 @@ def main() -> int:
     )
     parser.add_argument("--limit", type=int, help="reviews of each source (default: all)")
     parser.add_argument("--clients", type=int, default=8, help="requests at the same time")
+    parser.add_argument("--wasm", action="store_true", help="mask and count in WebAssembly")
     parser.add_argument("--keep", action="store_true", help="leave the node running")
     parser.add_argument("--brief", action="store_true", help="print speed and check only")
     options = parser.parse_args()

@@ -32,13 +32,15 @@ def find_program() -> Path:
     return max(found, key=lambda program: program.stat().st_mtime)
 
 
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tidemill.Client]:
-    """A client of a fresh node with the app."""
+@pytest.fixture(scope="module", params=["python", "wasm"])
+def client(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tidemill.Client]:
+    """A client of a fresh node with the app, its hot steps in either language."""
     node = Node(find_program(), tmp_path_factory.mktemp("reviews") / "data")
     try:
         client = tidemill.connect(node.url, token=node.token)
-        client.deploy(run.APP)
+        run.deploy(client, wasm=request.param == "wasm")
         run.prepare(client)
         yield client
     finally:

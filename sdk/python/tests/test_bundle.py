@@ -243,3 +243,38 @@ def test_archives_are_plain_zips():
     assert archive.namelist() == ["tidemill.json", "a.py", "b.py"]
     assert archive.testzip() is None
     assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_components_travel_in_the_bundle(tmp_path):
+    file = tmp_path / "shop.py"
+    file.write_text(
+        "import tidemill\n"
+        "app = tidemill.App('shop')\n"
+        "a = app.component('a', 'built/a.wasm', hosts=['api.example.com'], memory='64MB')\n"
+        "b = app.component('b', 'built/b.wasm', fresh=True, doc='The same bytes.')\n"
+        "web = app.component('web', 'built/c.wasm', http=True, public=True)\n"
+        "app.flow('ab', a >> b)\n"
+    )
+    missing = run("-m", "tidemill.deploy", file, "-o", tmp_path / "x.zip")
+    assert missing.returncode != 0 and "built/a.wasm; build the component" in missing.stderr
+    (tmp_path / "built").mkdir()
+    for name, data in [("a", b"one"), ("b", b"one"), ("c", b"two")]:
+        (tmp_path / "built" / f"{name}.wasm").write_bytes(data)
+    bundle(file, tmp_path / "x.zip")
+    with zipfile.ZipFile(tmp_path / "x.zip") as archive:
+        made = json.loads(archive.read("tidemill.json"))
+        a, b, web = made["functions"]
+        assert archive.read(a["component"]) == b"one"
+        assert a["component"] == b["component"] != web["component"]
+    assert (a["hosts"], a["memory_bytes"], "fresh" in a) == (["api.example.com"], 64 << 20, False)
+    assert (b["fresh"], b["doc"], b["kind"]) == (True, "The same bytes.", "function")
+    assert (web["kind"], web["public"]) == ("http", True)
+
+
+def test_a_component_is_not_called_locally():
+    app = tidemill.App("parts")
+    part = app.component("part", "part.wasm")
+    with pytest.raises(RuntimeError, match="remote"):
+        part(1)
+    with pytest.raises(TypeError, match="list"):
+        app.component("other", "part.wasm", hosts="api.example.com")

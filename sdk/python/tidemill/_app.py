@@ -385,6 +385,54 @@ class App:
 
         return decorate if cls is None else decorate(cls)
 
+    def component(
+        self,
+        name: str,
+        file: str | os.PathLike[str],
+        *,
+        timeout: float = 60,
+        memory: int | str = "512MB",
+        retries: int = 0,
+        max_concurrency: int | None = None,
+        idle_timeout: float = 300,
+        env: dict[str, str] | None = None,
+        secrets: list[str] | tuple[str, ...] = (),
+        level: str | None = None,
+        durability: str | None = None,
+        hosts: list[str] | tuple[str, ...] = (),
+        fresh: bool = False,
+        http: bool = False,
+        public: bool = False,
+        doc: str = "",
+    ) -> Function[..., Any, Any]:
+        """Registers a WebAssembly component (docs/wasm.md) as a function.
+
+        `file` is relative to the file that makes the app. Options as for `function`; `hosts` are
+        those that it may send HTTP requests to, `fresh` gives each run an instance of its own,
+        `http` says that it answers HTTP requests under `/http/APP/`, and `public` that anybody
+        may send them. It is called with `remote`, and in flows.
+        """
+        from tidemill._component import Component
+
+        options = Options(
+            timeout=timeout,
+            memory=memory,
+            retries=retries,
+            max_concurrency=max_concurrency,
+            idle_timeout=idle_timeout,
+            env=env,
+            secrets=secrets,
+            level=level,
+            durability=durability,
+        )
+        if isinstance(hosts, str):
+            raise TypeError("hosts is a list of strings")
+        path = os.path.join(os.path.dirname(os.path.abspath(self.file or "")), os.fspath(file))
+        made = Component(self, name, path, options)
+        made.grants = {"hosts": list(hosts), "fresh": fresh, "public": public}
+        made.http, made.__doc__ = http, doc
+        return self._register(made)
+
     def flow(self, name: str, expr: Function[..., Any, Any] | Flow) -> Flow:
         """Registers a flow under a name, to be called like a function."""
         check_name(name, "flow name")

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tidemill._app import App, Method
+from tidemill._component import Component
 from tidemill._version import __version__
 from tidemill.errors import BadManifest, PayloadTooLarge
 
@@ -61,6 +62,9 @@ def build(app: App) -> Bundle:
     entry, files = _entry(app)
     if not app.functions:
         raise BadManifest(f"app {app.name} has no functions")
+    for function in app.functions.values():
+        if isinstance(function, Component):
+            files[function.bundled] = function.read()
     return Bundle(app.name, _manifest(app, entry), files)
 
 
@@ -196,7 +200,7 @@ def _pickle(app: App) -> bytes:
 
     members: dict[str, Any] = {name: cls.cls for name, cls in app.classes.items()}
     for name, function in app.functions.items():
-        if not isinstance(function, Method):
+        if not isinstance(function, Method | Component):
             members[name] = function.fn
     # The module where a nested app lives does not travel, so what is taken from it must.
     module = None if app.module == "__main__" else sys.modules.get(app.module)
