@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidemill_causal::{Address, Epoch, Generation, LogRead, LogWrite, PartitionId, Placed};
-use tidemill_lattice::Writer;
+use tidemill_lattice::{Time, Writer};
 
 /// Logs and epochs.
 #[derive(Clone, Debug)]
@@ -26,6 +26,7 @@ impl Disk {
             members: members.iter().map(placed).collect(),
             salt,
             loss: 0,
+            floor: Time::ZERO,
         };
         Disk {
             logs: BTreeMap::new(),

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use tidemill_causal::Canary;
+use tidemill_causal::{Canary, Now};
+use tidemill_lattice::Time;
 
+use crate::profile::CLOCKS_MAX_US;
 use crate::world::{What, World};
 
 /// The kinds of fault, in the order of a profile's weights.
@@ -235,7 +237,8 @@ fn strike(world: &mut World, fault: Fault) {
             let at = world.rng.index(world.hosts.len());
             let size_us = i64::try_from(world.rng.below(150_000)).unwrap_or(0);
             let sign = if world.rng.permille(500) { 1 } else { -1 };
-            let jumped = (world.hosts[at].skew_us + sign * size_us).clamp(-200_000, 200_000);
+            let most_us = i64::try_from(CLOCKS_MAX_US).unwrap_or(0);
+            let jumped = (world.hosts[at].skew_us + sign * size_us).clamp(-most_us, most_us);
             world.log(|| format!("FAULT ClockJump of @{at} to {jumped}us"));
             world.hosts[at].skew_us = jumped;
         }
@@ -253,7 +256,7 @@ fn strike(world: &mut World, fault: Fault) {
             }
         }
         Fault::Move => {
-            let mut epoch = world.disk.epoch().next(&[], &[]);
+            let mut epoch = world.disk.epoch().next(&[], &[], floor(world));
             epoch.salt = world.rng.bits();
             world.log(|| "FAULT Move".to_owned());
             world.put(now_us, What::Propose(epoch));
@@ -307,6 +310,14 @@ fn cut(world: &mut World, fault: Fault) {
     }
 }
 
+/// For an epoch that whoever runs the cluster proposes.
+fn floor(world: &World) -> Time {
+    world.config.floor(Now {
+        monotonic_us: world.now_us,
+        wall_us: world.wall_us(),
+    })
+}
+
 fn join_or_leave(world: &mut World) {
     let now_us = world.now_us;
     let leaves = !world.faults.joined.is_empty() && world.rng.permille(400);
@@ -315,7 +326,7 @@ fn join_or_leave(world: &mut World) {
         let member = world.hosts[at].node.as_ref().map(|node| node.me().member);
         if let Some(member) = member {
             world.log(|| format!("FAULT @{at} leaves"));
-            let epoch = world.disk.epoch().next(&[], &[member]);
+            let epoch = world.disk.epoch().next(&[], &[member], floor(world));
             world.put(now_us, What::Propose(epoch));
         }
     } else if world.hosts.len() < 7 {

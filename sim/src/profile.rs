@@ -5,6 +5,10 @@ use tidemill_causal::Durability;
 
 use crate::rng::Rng;
 
+/// How far a clock may be ahead of the true time, or behind: two of them are less apart than the
+/// protocol's bound.
+pub const CLOCKS_MAX_US: u64 = 200_000;
+
 /// One seed's settings. Times in microseconds, shares in a thousand.
 #[derive(Clone, Debug)]
 pub struct Profile {
@@ -132,12 +136,30 @@ impl Profile {
             0 => profile.fault_weights = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0],
             1 => profile.fault_weights = [6, 6, 0, 0, 0, 0, 0, 0, 2, 0, 0, 2, 1, 1],
             2 => profile.fault_weights = [0, 0, 0, 4, 4, 1, 1, 0, 0, 3, 0, 3, 0, 0],
+            3 if durability == Durability::Durable => profile.begin_anew(),
             _ => {}
         }
         if durability == Durability::Memory {
             // What is only in an owner's memory is lost with it.
             profile.fault_weights = [0, 0, 0, 0, 0, 0, 0, 2, 3, 0, 2, 8, 0, 0];
         }
+        profile
+    }
+
+    /// All members die together, again and again, with clocks as far apart as they are let be.
+    fn begin_anew(&mut self) {
+        self.fault_weights = [0, 1, 0, 0, 0, 0, 0, 4, 0, 0, 0, 1, 0, 6];
+        self.one_at_a_time = false;
+        self.skew_us = CLOCKS_MAX_US;
+    }
+
+    /// A cluster whose members die together, again and again.
+    #[must_use]
+    pub fn anew(seed: u64) -> Profile {
+        let mut profile = Profile::of(seed);
+        profile.durability = Durability::Durable;
+        profile.fault_gap_us = 60_000 + seed % 5 * 30_000;
+        profile.begin_anew();
         profile
     }
 

@@ -1,5 +1,7 @@
 //! Settings of the protocol, and the time that comes with each event.
 
+use tidemill_lattice::Time;
+
 use crate::{Address, Canaries};
 
 /// The time of an event.
@@ -51,6 +53,30 @@ pub struct Config {
     pub image_entries: usize,
     /// Seeded bugs; none where it ships.
     pub canaries: Canaries,
+}
+
+impl Config {
+    /// How long a member goes on without having seen that it still is one.
+    #[must_use]
+    pub fn unconfirmed_us(&self) -> u64 {
+        3 * self.epoch_poll_us
+    }
+
+    /// A time above every snapshot that members give before they learn of an epoch that is proposed
+    /// now: their clocks may be ahead by the bound, and they may learn of it a while later.
+    #[must_use]
+    pub fn floor(&self, now: Now) -> Time {
+        let ahead_us = self.clock_bound_us.saturating_add(self.unconfirmed_us());
+        Time::from_micros(now.wall_us.saturating_add(ahead_us))
+    }
+
+    /// How far a right clock's time may be ahead of another right clock: by the bound, and by a
+    /// floor that it began above.
+    #[must_use]
+    pub fn ahead_max_us(&self) -> u64 {
+        let floor_us = self.clock_bound_us.saturating_add(self.unconfirmed_us());
+        self.clock_bound_us.saturating_add(floor_us)
+    }
 }
 
 impl Default for Config {

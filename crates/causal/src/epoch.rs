@@ -3,7 +3,7 @@
 //! Pure: an epoch is a value. Where it is stored, and that each number is written once, is the
 //! business of whoever drives the machines.
 
-use tidemill_lattice::Writer;
+use tidemill_lattice::{Time, Writer};
 
 use crate::{Address, PartitionId};
 
@@ -28,12 +28,21 @@ pub struct Epoch {
     /// How often commits may have been lost: raised when a member is given up before the epoch
     /// had settled.
     pub loss: u64,
+    /// Above every snapshot that was given before this epoch, and above every floor before: where
+    /// no member knows a frontier to begin above, all begin here.
+    pub floor: Time,
 }
 
+/// By how much a floor is above the one before, at the least. Members that begin at a floor count
+/// on from it, without their clocks, by one a time that they give: this is room for millions.
+const FLOOR_STEP_US: u64 = 1000;
+
 impl Epoch {
-    /// The next epoch, with `joining` and without `leaving`.
+    /// The next epoch, with `joining` and without `leaving`. `floor` is from the proposer's clock:
+    /// see [`Config::floor`](crate::Config::floor).
     #[must_use]
-    pub fn next(&self, joining: &[Placed], leaving: &[Writer]) -> Epoch {
+    pub fn next(&self, joining: &[Placed], leaving: &[Writer], floor: Time) -> Epoch {
+        let above_last = Time::from_micros(self.floor.micros().saturating_add(FLOOR_STEP_US));
         let mut members = self.members.clone();
         members.retain(|placed| !leaving.contains(&placed.member));
         members.extend_from_slice(joining);
@@ -42,6 +51,7 @@ impl Epoch {
         Epoch {
             number: self.number + 1,
             members,
+            floor: floor.max(above_last),
             ..*self
         }
     }
@@ -115,13 +125,14 @@ mod tests {
             members: (1..=members).map(placed).collect(),
             salt: 0,
             loss: 0,
+            floor: Time::ZERO,
         }
     }
 
     #[test]
     fn a_member_that_leaves_hands_its_partitions_to_their_standbys_and_moves_no_other() {
         let before = epoch(5);
-        let after = before.next(&[], &[Writer(3)]);
+        let after = before.next(&[], &[Writer(3)], Time::ZERO);
         let mut moved = 0;
         for partition in (0..200).map(PartitionId) {
             let (old, new) = (before.owner(partition), after.owner(partition));
@@ -140,6 +151,17 @@ mod tests {
         let one = epoch(1);
         assert!(one.owner(PartitionId(0)).is_some());
         assert_eq!(one.standby(PartitionId(0)), None);
-        assert_eq!(one.next(&[], &[Writer(1)]).owner(PartitionId(0)), None);
+        let none = one.next(&[], &[Writer(1)], Time::ZERO);
+        assert_eq!(none.owner(PartitionId(0)), None);
+    }
+
+    #[test]
+    fn a_floor_is_above_the_one_before_whatever_its_proposers_clock_says() {
+        let fast = epoch(2).next(&[], &[], Time::from_micros(900_000));
+        let slow = fast.next(&[], &[], Time::from_micros(700_000));
+        assert_eq!(fast.floor, Time::from_micros(900_000));
+        assert!(slow.floor > Time::from_micros(900_001));
+        let later = slow.next(&[], &[], Time::from_micros(2_000_000));
+        assert_eq!(later.floor, Time::from_micros(2_000_000));
     }
 }

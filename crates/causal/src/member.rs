@@ -296,7 +296,7 @@ impl Membership {
             .filter(|placed| placed.member != suspect.member)
             .all(|placed| self.frontiers.contains_key(&placed.member));
         let silent_us = silence(&suspect);
-        let mut next = epoch.next(&[], &[suspect.member]);
+        let mut next = epoch.next(&[], &[suspect.member], config.floor(now));
         if others_are_in && silent_us > config.evict_us {
             Some(next)
         } else if silent_us > config.evict_unsettled_us {
@@ -327,6 +327,7 @@ mod tests {
             members: members.iter().map(placed).collect(),
             salt: 0,
             loss: 0,
+            floor: Time::ZERO,
         })
     }
 

@@ -90,7 +90,7 @@ impl Node {
 
     /// Why new work is not taken now.
     fn objection(&self, home: PartitionId, id: RequestId, ahead: Time) -> Option<Refusal> {
-        let bound_us = self.config.clock_bound_us;
+        let ahead_max_us = self.config.ahead_max_us();
         // Without a floor, a commit could be below a snapshot that was given before this member
         // came.
         if !self.own.contains_key(&home) || !self.membership.is_floored() {
@@ -99,7 +99,7 @@ impl Node {
             Some(Refusal::RequestExpired)
         } else if !self.is_confirmed() {
             Some(Refusal::Unconfirmed)
-        } else if ahead.micros() > self.now.wall_us.saturating_add(bound_us) {
+        } else if ahead.micros() > self.now.wall_us.saturating_add(ahead_max_us) {
             Some(Refusal::ClockAhead)
         } else {
             None

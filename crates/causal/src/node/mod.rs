@@ -378,7 +378,9 @@ impl Node {
     /// Publishes the frontier: every later commit of this member is at or above it, and every
     /// commit below it is applied wherever it belongs.
     fn publish(&mut self) {
-        if !self.is_ready() {
+        // Who was given up and has not noticed must not let stable go on for ever: those who begin
+        // anew begin above what it can have reached by the time that it notices.
+        if !self.is_ready() || !self.is_confirmed() {
             return;
         }
         let next = self.clock.now(self.now.wall_us).next();
@@ -447,12 +449,11 @@ impl Node {
         }
         if let Some(frontier) = self.membership.greatest_frontier() {
             self.begin_above(frontier);
-        } else if self.membership.nobody_is_floored() {
-            // A cold start: above every logged time, which replaying has shown to the clock, and
-            // above every snapshot that clocks as far apart as they may be can have given.
-            let margin_us = self.config.clock_bound_us;
-            let margin = Time::from_micros(self.now.wall_us.saturating_add(margin_us));
-            self.begin_above(margin);
+        } else if self.membership.nobody_is_floored()
+            && let Some(epoch) = self.membership.epoch()
+        {
+            // A cold start.
+            self.begin_above(epoch.floor);
         }
     }
 
@@ -471,7 +472,8 @@ impl Node {
         match self.membership.learn(epoch, self.now) {
             Learnt::Known => {}
             Learnt::Absent => {
-                let next = epoch.next(&[self.me], &self.namesakes(epoch));
+                let floor = self.config.floor(self.now);
+                let next = epoch.next(&[self.me], &self.namesakes(epoch), floor);
                 self.out.push(Action::Propose(next));
                 self.out.push(Action::ReadEpoch);
             }
@@ -494,7 +496,7 @@ impl Node {
 
     /// Whether it has lately seen that it still is a member.
     fn is_confirmed(&self) -> bool {
-        self.now.monotonic_us <= self.confirmed_us + 3 * self.config.epoch_poll_us
+        self.now.monotonic_us <= self.confirmed_us + self.config.unconfirmed_us()
     }
 
     /// A partition whose log is open here, served or not.

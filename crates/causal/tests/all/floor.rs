@@ -16,6 +16,7 @@ const AFTER: u32 = 3;
 const HERE: PartitionId = PartitionId(0);
 const THERE: PartitionId = PartitionId(1);
 const WALL_US: u64 = 1_700_000_000_000_000;
+const FLOOR: Time = Time::from_micros(WALL_US + 700_000);
 
 fn placed(member: u32) -> Placed {
     Placed {
@@ -30,6 +31,7 @@ fn epoch(number: u64, members: [u32; 2], salt: u64) -> Epoch {
         members: members.into_iter().map(placed).collect(),
         salt,
         loss: 0,
+        floor: FLOOR,
     }
 }
 
@@ -101,6 +103,8 @@ impl Stage {
         };
         self.say(Body::Gossip(gossip));
         self.tick();
+        // Not its clock and the bound: who began anew before may have had a faster clock.
+        assert_eq!(self.node.membership().held_ever(), FLOOR);
         assert!(self.node.membership().is_floored());
     }
 
@@ -178,6 +182,18 @@ impl Stage {
             body,
         }))
     }
+
+    /// The frontier that the member published last.
+    fn published(&mut self) -> Option<Time> {
+        self.sent.clear();
+        for _ in 0..4 {
+            self.tick();
+        }
+        self.sent.iter().rev().find_map(|body| match body {
+            Body::Gossip(gossip) => gossip.frontiers.get(&Writer(ME)).copied(),
+            _ => None,
+        })
+    }
 }
 
 /// A key of the partition here.
@@ -253,13 +269,29 @@ fn a_member_commits_nothing_before_it_knows_what_to_begin_above() {
     // A snapshot from before is no longer committed from.
     stage.say(Body::Commit(request.clone()));
     assert_eq!(refusals(&stage), [Refusal::SnapshotExpired]);
-    let floor = stage.node.membership().held_ever();
-    assert!(floor > Time::from_micros(WALL_US), "the bound of clocks on");
-    request.snapshot = floor;
+    request.snapshot = FLOOR;
     stage.say(Body::Commit(request));
     let decided = stage.sent.iter().find_map(|body| match body {
         Body::Decided { stamp, .. } => Some(stamp.time),
         _ => None,
     });
-    assert!(decided.is_some_and(|time| time > floor));
+    assert!(decided.is_some_and(|time| time > FLOOR));
+}
+
+#[test]
+fn a_member_that_has_not_seen_lately_that_it_is_one_publishes_nothing() {
+    let mut stage = Stage::set();
+    stage.hear_that_all_are_new();
+    let first = stage.published();
+    assert!(first > Some(FLOOR) && stage.published() > first);
+    // Nothing comes of reading the epoch for a while.
+    stage.now.monotonic_us += Config::default().unconfirmed_us();
+    let last = stage.published();
+    assert_eq!(
+        stage.published(),
+        last,
+        "it may have been given up long ago"
+    );
+    stage.enter(epoch(3, [ME, AFTER], salt()));
+    assert!(stage.published() > last);
 }
