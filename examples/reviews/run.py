@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs the reviews example: starts a node, deploys the app, feeds it, shows and checks the results.
 
-    python examples/reviews/run.py --bin target/release/tidemill [--limit N] [--clients 8] [--wasm] [--keep]
+    python examples/reviews/run.py --bin target/release/tidemill [--limit N] [--wasm] [--keep]
 
 Results go to stdout, progress to stderr. Exits 1 when a total differs from plain.py's.
 """

@@ -441,6 +441,13 @@ mod tests {
                 "runtime.command",
             ),
             ("/runtime", json!({"kind": "cobol"}), "cobol"),
+        ];
+        each_is_refused(cases);
+    }
+
+    #[test]
+    fn each_mistake_about_components_is_named() {
+        let cases: Vec<(&str, Value, &str)> = vec![
             ("/runtime", json!({"kind": "wasm"}), "names no component"),
             (
                 "/functions/0",
@@ -483,6 +490,11 @@ mod tests {
                 "durable",
             ),
         ];
+        each_is_refused(cases);
+    }
+
+    /// A place of the sample, what is put there, and a word of the refusal.
+    fn each_is_refused(cases: Vec<(&str, Value, &str)>) {
         for (place, value, expected) in cases {
             let mut manifest = sample();
             *manifest.pointer_mut(place).unwrap() = value;

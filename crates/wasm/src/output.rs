@@ -174,8 +174,7 @@ mod tests {
         }
         output.close();
         output.take(b"after\n");
-        let lines = kept.0.lock().clone();
-        lines
+        std::mem::take(&mut *kept.0.lock())
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! Turns that several threads take part in, at the moments that are hard to meet by chance.
 
-#![expect(clippy::disallowed_methods, reason = "who meets whom are threads")]
-
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
 use std::thread;
