@@ -1,10 +1,12 @@
-//! The log and the durable tier in one fjall database. The only module that knows fjall.
+//! The log and the durable tier in one fjall database. The only room that knows fjall.
 //!
 //! What fjall promises and this crate builds on: a batch is written to one journal in commit
 //! order and comes back after a crash wholly or not at all; a table file is written only after
 //! the journal up to it has been synced. So after any crash the database is a prefix of what
 //! was written. What it does not promise: that a batch whose write or sync *failed* is gone
 //! after a restart. The sequencer voids such a batch with a [`crate::fence`].
+
+mod fault;
 
 use std::io;
 use std::ops::Bound;
@@ -18,10 +20,10 @@ use fjall::{
 };
 use tidemill_lattice::{Cell, Key, Time};
 
-use crate::journal::{self, Finding};
 use crate::requests::{StoredRequest, due_key, read_due_key};
 use crate::sizes::Sizes;
-use crate::{Disk, Durability, Error, MessageId, disk::Step, manifest, observed::EngineStats};
+use crate::{Disk, Durability, Error, MessageId, disk::Step, observed::EngineStats};
+use fault::{check_files, open_error};
 
 const FORMAT: u32 = 3;
 /// The number of the first group of a new log.
@@ -491,99 +493,6 @@ impl Engine {
     pub(crate) fn check_value(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
         let key = self.key(key)?;
         self.stored(&key, value).map(|_| ())
-    }
-
-    pub(crate) fn corrupt(&self, place: impl Into<String>, cause: impl Into<String>) -> Error {
-        Error::Corrupt {
-            directory: self.directory.clone(),
-            place: place.into(),
-            cause: cause.into(),
-        }
-    }
-
-    fn read_error(&self, error: &fjall::Error) -> Error {
-        use io::ErrorKind::{InvalidData, UnexpectedEof};
-        match error {
-            fjall::Error::Io(e) | fjall::Error::Storage(fjall::LsmError::Io(e))
-                if !matches!(e.kind(), InvalidData | UnexpectedEof) =>
-            {
-                Error::Io {
-                    operation: "reading",
-                    directory: self.directory.clone(),
-                    cause: e.to_string(),
-                }
-            }
-            damaged => self.corrupt("a table file", damaged.to_string()),
-        }
-    }
-
-    fn write_error(&self, operation: &'static str, error: &fjall::Error) -> Error {
-        if let fjall::Error::Io(e) = error
-            && e.kind() == io::ErrorKind::StorageFull
-        {
-            return Error::Full {
-                directory: self.directory.clone(),
-                free_bytes: self.disk.free_bytes(&self.directory).unwrap_or(0),
-                reserve_bytes: 0,
-            };
-        }
-        Error::Io {
-            operation,
-            directory: self.directory.clone(),
-            cause: error.to_string(),
-        }
-    }
-}
-
-/// Looks for damage that the engine would take for something else, and cuts a torn journal.
-fn check_files(directory: &Path) -> Result<(), Error> {
-    let engine = directory.join("engine");
-    let failed = |e: io::Error| open_error(directory, &fjall::Error::Io(e));
-    let (file, cause) = match journal::check(&engine).map_err(failed)? {
-        Some(Finding::Torn { file, valid_bytes }) => {
-            tracing::warn!(file = %file.display(), valid_bytes, "cutting a torn journal");
-            return journal::cut(&file, valid_bytes).map_err(failed);
-        }
-        Some(Finding::Damaged {
-            file,
-            at_byte,
-            cause,
-        }) => (file, format!("{cause}, at byte {at_byte}")),
-        None => match manifest::check(&engine).map_err(failed)? {
-            Some(damage) => (damage.file, damage.cause),
-            None => return Ok(()),
-        },
-    };
-    let file = file.strip_prefix(&engine).unwrap_or(&file);
-    Err(Error::Corrupt {
-        directory: directory.to_path_buf(),
-        place: format!("the engine's file {}", file.display()),
-        cause,
-    })
-}
-
-fn open_error(directory: &Path, error: &fjall::Error) -> Error {
-    use io::ErrorKind::{InvalidData, UnexpectedEof};
-    let directory = directory.to_path_buf();
-    match error {
-        fjall::Error::Locked => Error::InUse {
-            directory,
-            pid: None,
-        },
-        fjall::Error::Io(e) | fjall::Error::Storage(fjall::LsmError::Io(e))
-            if !matches!(e.kind(), InvalidData | UnexpectedEof) =>
-        {
-            Error::Io {
-                operation: "opening",
-                directory,
-                cause: e.to_string(),
-            }
-        }
-        damaged => Error::Corrupt {
-            directory,
-            place: "the engine's files".to_owned(),
-            cause: damaged.to_string(),
-        },
     }
 }
 

@@ -34,6 +34,7 @@ mod opening;
 mod owner;
 mod packed;
 pub mod pins;
+mod queue;
 pub mod record;
 mod recovery;
 mod requests;

@@ -1,6 +1,6 @@
-//! The one who writes the log: a thread, or in its stead whoever commits in memory while it rests. It draws the times of commits, gathers them and what
-//! the shards have written into groups, has the shards apply the commits, lets the frontier
-//! pass, answers, and writes checkpoints in between.
+//! The one who writes the log: a thread, or in its stead whoever commits in memory while it rests.
+//! It draws the times of commits, gathers them and what the shards have written into groups, has
+//! the shards apply the commits, lets the frontier pass, answers, and writes checkpoints in between.
 //!
 //! While a group is written and synced, the next one gathers in the queue: group commit.
 //! It knows the engine, the shards' mailboxes and the frontier, and nothing of who commits.
@@ -9,8 +9,6 @@ use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc;
-use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use tidemill_lattice::{Dot, Time, Writer};
@@ -21,6 +19,7 @@ use crate::embedded::Inner;
 use crate::fence::{Fence, Void};
 use crate::latch::Latch;
 use crate::mailbox::{Mail, Slice};
+use crate::queue::{Chunk, Closer, Queue, Queued};
 use crate::record::{self, Entries};
 use crate::recovery::Recovered;
 use crate::requests::{self, StoredRequest};
@@ -35,80 +34,6 @@ use crate::{
 /// The most commits in one group, and about the most bytes.
 const GROUP_COMMITS: usize = 1024;
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
-/// Of so many commits whoever queues the last may write the log himself.
-const LIGHT_COMMITS: usize = 16;
-/// How long the thread sleeps when nobody asks for anything.
-const TICK: Duration = Duration::from_millis(200);
-/// How long entries that nobody waits for gather before they are written.
-const LINGER: Duration = Duration::from_millis(5);
-/// So many bytes of them are written at once.
-const URGENT_BYTES: usize = 256 * 1024;
-
-/// What others ask of the sequencer.
-#[derive(Default)]
-pub(crate) struct Queue {
-    pub(crate) commits: Vec<Queued>,
-    chunks: Vec<Chunk>,
-    chunk_bytes: usize,
-    tickets: u64,
-    /// Somebody waits for a chunk, or there are many bytes of them.
-    is_urgent: bool,
-    pub(crate) checkpoints: Vec<mpsc::SyncSender<Result<Time, Error>>>,
-    pub(crate) closing: bool,
-    /// The sequencer waits and must be woken.
-    pub(crate) idle: bool,
-}
-
-/// A commit, and whom to answer. Its snapshot stays pinned until its deltas are applied.
-pub(crate) struct Queued {
-    pub(crate) commit: Commit,
-    pub(crate) held: Snapshot,
-    pub(crate) done: Done,
-    /// When it was asked for, in microseconds.
-    pub(crate) asked_us: u64,
-}
-
-/// What a shard has written in a turn.
-struct Chunk {
-    shard: usize,
-    ticket: u64,
-    entries: Entries,
-    /// The shard wants to know when it is safe.
-    waits: bool,
-}
-
-impl Queue {
-    /// Takes a shard's entries. Answers their ticket, and whether to wake the sequencer.
-    pub(crate) fn hand_over(&mut self, shard: usize, entries: Entries, waits: bool) -> (u64, bool) {
-        self.tickets += 1;
-        let is_first = self.chunks.is_empty();
-        self.chunk_bytes += entries.len();
-        self.is_urgent |= waits || self.chunk_bytes > URGENT_BYTES;
-        self.chunks.push(Chunk {
-            shard,
-            ticket: self.tickets,
-            entries,
-            waits,
-        });
-        // The first begins the time in which others gather.
-        let wakes = self.idle && (self.is_urgent || is_first);
-        (self.tickets, wakes)
-    }
-
-    /// Whether nobody in it waits for the disk, and it is short.
-    fn is_light(&self) -> bool {
-        let is_memory = |queued: &Queued| queued.commit.durability == Durability::Memory;
-        self.commits.len() <= LIGHT_COMMITS
-            && !self.closing
-            && self.commits.iter().all(is_memory)
-            && !self.chunks.iter().any(|chunk| chunk.waits)
-    }
-
-    fn is_ready(&self) -> bool {
-        self.is_urgent || self.closing || !self.commits.is_empty() || !self.checkpoints.is_empty()
-    }
-}
-
 /// A group in the log.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Logged {
@@ -183,26 +108,6 @@ pub(crate) struct Sequencer {
     pub(crate) sweeper: Sweeper,
 }
 
-impl Inner {
-    /// Waits until something is queued, for a while; not at all if there `is_busy` work anyhow.
-    fn wait_for_work(&self, is_busy: bool) {
-        let mut queue = self.queue.lock();
-        while !queue.is_ready() && !is_busy {
-            let time = if queue.chunks.is_empty() {
-                TICK
-            } else {
-                LINGER
-            };
-            queue.idle = true;
-            let waited = self.wake.wait_for(&mut queue, time);
-            queue.idle = false;
-            if waited.timed_out() {
-                break;
-            }
-        }
-    }
-}
-
 impl Sequencer {
     pub(crate) fn new(inner: Arc<Inner>, recovered: Recovered, fence: Fence) -> Sequencer {
         let log_bytes = recovered.logged.iter().map(|group| group.size_bytes).sum();
@@ -264,10 +169,8 @@ impl Sequencer {
         if sequencer.inner.engine.is_pressed() {
             return false;
         }
-        let mut commits = std::mem::take(&mut queue.commits);
-        let mut chunks = std::mem::take(&mut queue.chunks);
-        queue.chunk_bytes = 0;
-        queue.is_urgent = false;
+        let (mut commits, mut chunks) = (Vec::new(), Vec::new());
+        queue.take(&mut commits, &mut chunks);
         MutexGuard::unlocked(queue, || {
             let work = AssertUnwindSafe(|| sequencer.groups(&mut commits, &mut chunks));
             if catch_unwind(work).is_err() {
@@ -278,7 +181,7 @@ impl Sequencer {
         // The thread makes checkpoints, and sleeps.
         let inner = &sequencer.inner;
         if sequencer.checkpoints.is_due(inner.options.checkpoint_bytes) {
-            queue.is_urgent = true;
+            queue.hurry();
             inner.wake.notify_one();
         }
         true
@@ -287,10 +190,7 @@ impl Sequencer {
     /// Takes what is queued. Tells whether the store is closing.
     fn gather(&mut self, commits: &mut Vec<Queued>, chunks: &mut Vec<Chunk>) -> bool {
         let mut queue = self.inner.queue.lock();
-        std::mem::swap(&mut queue.commits, commits);
-        std::mem::swap(&mut queue.chunks, chunks);
-        queue.chunk_bytes = 0;
-        queue.is_urgent = false;
+        queue.take(commits, chunks);
         self.checkpoints.ask(&mut queue.checkpoints);
         queue.closing
     }
@@ -330,11 +230,7 @@ impl Sequencer {
 
     /// Writes what shards have handed over by now.
     pub(crate) fn catch_up(&mut self) {
-        let mut chunks = {
-            let mut queue = self.inner.queue.lock();
-            queue.chunk_bytes = 0;
-            std::mem::take(&mut queue.chunks)
-        };
+        let mut chunks = self.inner.queue.lock().take_chunks();
         if !chunks.is_empty() {
             self.groups(&mut Vec::new(), &mut chunks);
         }
@@ -679,29 +575,4 @@ impl Sequencer {
 fn record_bytes(commit: &Commit) -> usize {
     let record = commit.record.as_ref();
     record.map_or(0, |record| requests::OVERHEAD_BYTES + record.result.len())
-}
-
-/// Closes the queue when the thread ends, also by a panic, so that nobody waits for ever.
-struct Closer(Arc<Inner>);
-
-impl Drop for Closer {
-    fn drop(&mut self) {
-        let (commits, chunks) = {
-            let mut queue = self.0.queue.lock();
-            queue.closing = true;
-            queue.checkpoints.clear();
-            (
-                std::mem::take(&mut queue.commits),
-                std::mem::take(&mut queue.chunks),
-            )
-        };
-        for queued in commits {
-            answer(queued.done, Err(Error::Closed));
-        }
-        for chunk in chunks.into_iter().filter(|chunk| chunk.waits) {
-            if let Some(mailbox) = self.0.mailboxes.get(chunk.shard) {
-                drop(mailbox.post(Mail::Logged(chunk.ticket, Err(Error::Closed))));
-            }
-        }
-    }
 }
