@@ -40,8 +40,9 @@ audit: ## known weaknesses in dependencies (takes its database from the network)
 bench: build ## every claim of speed, measured beside a peer or the raw limit in the same run
 	@$(PYTHON) scripts/bootstrap.py run bench
 	cargo build --release --locked --package tidemill-bench-echo \
-		--package tidemill-bench-session --package tidemill-bench-store
-	@for program in calls compose state start session once store anomalies; do \
+		--package tidemill-bench-session --package tidemill-bench-store \
+		--package tidemill-bench-wasm
+	@for program in calls compose state start session once store anomalies wasm; do \
 		$(VENV)/python bench/$$program.py --json .cache/bench/$$program.json; \
 	done
 

@@ -282,6 +282,19 @@ def median_load_ns(address: str, request: bytes, size: Size) -> float:
     return float(json.loads(done.stdout)["p50_ns"])
 
 
+def load_ns_a_call(address: str, request: bytes, size: Size, connections: int) -> float:
+    """The time of all calls divided by their number, with so many connections at once."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(request)
+        file.flush()
+        numbers = (size.warm, size.count, connections)
+        command = [str(load_program()), address, file.name, *map(str, numbers)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(done.stderr)
+    return float(json.loads(done.stdout)["ns_a_call"])
+
+
 # -- rounds ----------------------------------------------------------------------------------------
 
 

@@ -19,20 +19,22 @@ from doors import Load
 from harness import BenchError, Foreign, Report, Rounds, Row, in_turns
 from store import Target
 
-PROGRAMS = ["calls", "compose", "state", "start", "once", "session"]
+PROGRAMS = ["calls", "compose", "state", "start", "once", "session", "wasm"]
 PEERS = {"Ray": "ray", "Dask": "distributed"}
 
 
 @pytest.fixture(scope="session", autouse=True)
 def programs_are_built() -> None:
-    """The bare server, the load client and the session's program, made with cargo where they are
-    not there."""
+    """The bare server, the load client and the programs of two benchmarks, made with cargo where
+    they are not there."""
     try:
         harness.echo_program()
         harness.load_program()
         harness.find_program("tidemill-bench-session", "TIDEMILL_BENCH_SESSION")
+        harness.find_program("tidemill-bench-wasm", "TIDEMILL_BENCH_WASM")
     except BenchError:
-        packages = ("-p", "tidemill-bench-echo", "-p", "tidemill-bench-session")
+        names = ("echo", "session", "wasm")
+        packages = [word for name in names for word in ("-p", f"tidemill-bench-{name}")]
         command = ["cargo", "build", "--profile", "ci", "--locked", *packages]
         subprocess.run(command, cwd=harness.ROOT, check=True)
 

@@ -356,7 +356,7 @@ pub(crate) fn summary(version: &Version) -> AppSummary {
         .iter()
         .map(|group| group.stats().processes())
         .sum();
-    let instances = version.pools.iter().map(|pool| pool.instances()).sum();
+    let instances = version.instances();
     AppSummary {
         app: version.app.to_string(),
         version: version.hash.clone(),
@@ -364,6 +364,6 @@ pub(crate) fn summary(version: &Version) -> AppSummary {
         functions: functions.collect(),
         flows: flows.collect(),
         workers,
-        instances,
+        instances: instances.active + instances.idle,
     }
 }

@@ -101,6 +101,15 @@ pub struct StatePage {
     pub next: Option<String>,
 }
 
+/// Instances of an app's components.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Instances {
+    /// Those that handle calls.
+    pub active: usize,
+    /// Those that rest.
+    pub idle: usize,
+}
+
 /// A function that answers HTTP requests.
 #[derive(Clone, Debug)]
 pub struct Web {
@@ -121,6 +130,8 @@ pub struct Gauges {
     pub apps: usize,
     /// Worker processes and those that wait for them, by app.
     pub pools: Vec<(Arc<str>, PoolStats)>,
+    /// Instances of components at work and resting, by app, where there are any.
+    pub instances: Vec<(Arc<str>, Instances)>,
     /// The store's numbers.
     pub store: Stats,
 }
@@ -423,7 +434,13 @@ impl Runtime {
                 .map(|group| (Arc::clone(&version.app), group.stats()))
                 .collect::<Vec<_>>()
         });
+        let instances = apps.values().filter_map(|app| {
+            let version = app.current();
+            let all = version.instances();
+            (all.active + all.idle > 0).then(|| (Arc::clone(&version.app), all))
+        });
         Gauges {
+            instances: instances.collect(),
             requests_running: self.inner.requests.running(),
             admission: self.inner.gate.stats(),
             apps: apps.len(),

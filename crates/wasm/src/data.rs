@@ -7,6 +7,7 @@ use crate::output::{Output, OutputStream};
 use crate::platform::Platform;
 use crate::pool::Grants;
 use std::sync::Arc;
+use tidemill_problem::Problem;
 use wasmtime::component::ResourceTable;
 use wasmtime::{PoolConcurrencyLimitError, ResourceLimiter, Store, StoreContextMut, WasmBacktrace};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -20,7 +21,8 @@ const HANDLES_MAX: usize = 10_000;
 pub struct Pending {
     /// Numbers of calls begin anew with each call that the instance handles.
     pub(crate) served: u64,
-    pub(crate) call: u32,
+    /// Its number; or why it could not begin.
+    pub(crate) call: Result<u32, Problem>,
 }
 
 /// The state beside one instance.

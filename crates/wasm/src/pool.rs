@@ -159,16 +159,17 @@ impl Pool {
             resting.drain(..count).collect()
         };
         drop(ended);
-        let is_unused = self.instances() == 0 && self.used_us.load(Ordering::Relaxed) < limit_us;
+        let is_unused =
+            self.busy() + self.resting() == 0 && self.used_us.load(Ordering::Relaxed) < limit_us;
         if is_unused && self.code.read().is_some() {
             *self.code.write() = None;
         }
     }
 
-    /// Instances, at work and resting.
+    /// Instances that rest.
     #[must_use]
-    pub fn instances(&self) -> usize {
-        self.busy.load(Ordering::Relaxed) + self.resting.lock().len()
+    pub fn resting(&self) -> usize {
+        self.resting.lock().len()
     }
 
     /// Instances that handle calls.

@@ -1,12 +1,14 @@
-//! `bench-load ADDRESS REQUEST_FILE WARM COUNT`: sends one HTTP/1.1 request, given as
-//! raw bytes, again and again on one kept-alive connection, each after the answer to
-//! the one before. Prints one line of JSON with the percentiles of COUNT latencies in
-//! nanoseconds, after WARM calls that do not count. A blocking socket and next to no
-//! parsing: what it measures is the server. It must not know which one that is.
+//! `bench-load ADDRESS REQUEST_FILE WARM COUNT [CONNECTIONS]`: sends one HTTP/1.1 request,
+//! given as raw bytes, again and again on one kept-alive connection or on several at once,
+//! each after the answer to the one before. Prints one line of JSON with the percentiles
+//! of COUNT latencies a connection in nanoseconds, after WARM calls that do not count, and
+//! the time of all divided by their number. Blocking sockets and next to no parsing: what
+//! it measures is the server. It must not know which one that is.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::process::ExitCode;
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -23,36 +25,55 @@ fn main() -> ExitCode {
 
 fn run() -> io::Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [address, file, warm, count] = words.as_slice() else {
-        return Err(io::Error::other(
-            "usage: bench-load ADDRESS REQUEST_FILE WARM COUNT",
-        ));
+    let (address, file, warm, count, connections) = match words.as_slice() {
+        [address, file, warm, count] => (address, file, warm, count, "1"),
+        [address, file, warm, count, connections] => (address, file, warm, count, &**connections),
+        _ => {
+            return Err(io::Error::other(
+                "usage: bench-load ADDRESS REQUEST_FILE WARM COUNT [CONNECTIONS]",
+            ));
+        }
     };
     let request = std::fs::read(file)?;
-    let stream = TcpStream::connect(address)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    let mut connection = Connection {
-        stream,
-        buffer: vec![0; 1 << 20],
-    };
-    for _ in 0..warm.parse::<usize>().map_err(io::Error::other)? {
-        connection.call(&request)?;
-    }
+    let warm = warm.parse::<usize>().map_err(io::Error::other)?;
     let count = count.parse::<usize>().map_err(io::Error::other)?.max(1);
-    let mut latencies_ns = Vec::with_capacity(count);
-    for _ in 0..count {
+    let connections = connections
+        .parse::<usize>()
+        .map_err(io::Error::other)?
+        .max(1);
+    let begin = Barrier::new(connections + 1);
+    let (mut latencies_ns, elapsed) = std::thread::scope(|scope| {
+        let on_one = || -> io::Result<Vec<u128>> {
+            let opened = Connection::open(address).and_then(|mut connection| {
+                for _ in 0..warm {
+                    connection.call(&request)?;
+                }
+                Ok(connection)
+            });
+            begin.wait();
+            opened?.latencies_ns(&request, count)
+        };
+        let running: Vec<_> = (0..connections).map(|_| scope.spawn(on_one)).collect();
+        begin.wait();
         let begun = now();
-        connection.call(&request)?;
-        latencies_ns.push(begun.elapsed().as_nanos());
-    }
+        let mut all = Vec::with_capacity(connections * count);
+        for one in running {
+            let ended = one
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            all.extend(ended?);
+        }
+        io::Result::Ok((all, begun.elapsed()))
+    })?;
     latencies_ns.sort_unstable();
-    let at = |percent: usize| latencies_ns[(count - 1) * percent / 100];
+    let total = latencies_ns.len();
+    let at = |percent: usize| latencies_ns[(total - 1) * percent / 100];
     println!(
-        r#"{{"count":{count},"p50_ns":{},"p90_ns":{},"p99_ns":{}}}"#,
+        r#"{{"count":{total},"p50_ns":{},"p90_ns":{},"p99_ns":{},"ns_a_call":{}}}"#,
         at(50),
         at(90),
-        at(99)
+        at(99),
+        elapsed.as_nanos() / total as u128
     );
     Ok(())
 }
@@ -68,6 +89,27 @@ struct Connection {
 }
 
 impl Connection {
+    fn open(address: &str) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        Ok(Self {
+            stream,
+            buffer: vec![0; 1 << 20],
+        })
+    }
+
+    /// So many calls, one after the other.
+    fn latencies_ns(&mut self, request: &[u8], count: usize) -> io::Result<Vec<u128>> {
+        let mut latencies_ns = Vec::with_capacity(count);
+        for _ in 0..count {
+            let begun = now();
+            self.call(request)?;
+            latencies_ns.push(begun.elapsed().as_nanos());
+        }
+        Ok(latencies_ns)
+    }
+
     /// One call. Anything but status 200 is an error, and so is an answer without a
     /// length or longer than the buffer.
     fn call(&mut self, request: &[u8]) -> io::Result<()> {

@@ -238,6 +238,19 @@ fn of_runtime(gauges: &Gauges) -> Vec<Family> {
             );
         }
     }
+    let mut instances = Family::new(
+        "tidemill_instances",
+        "Instances of components, by what they do.",
+        Shape::Gauge,
+    );
+    for (app, all) in &gauges.instances {
+        for (state, count) in [("active", all.active), ("idle", all.idle)] {
+            instances.add(
+                &[("app", app), ("state", state)],
+                Number::Whole(count as u64),
+            );
+        }
+    }
     vec![
         gauge("tidemill_apps", "Apps deployed.", gauges.apps),
         gauge(
@@ -247,6 +260,7 @@ fn of_runtime(gauges: &Gauges) -> Vec<Family> {
         ),
         waiting,
         workers,
+        instances,
     ]
 }
 

@@ -3,6 +3,7 @@
 
 use super::bundles::Bundle;
 use super::environment::Environments;
+use crate::Instances;
 use crate::components::Components;
 use crate::level::{DurabilityName, Level};
 use crate::manifest::{FunctionKind, FunctionSpec, Manifest, RuntimeKind};
@@ -473,6 +474,16 @@ impl Version {
         if function.observe(run_us) {
             self.costs.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// The instances of its components.
+    pub(crate) fn instances(&self) -> Instances {
+        let mut all = Instances::default();
+        for pool in &self.pools {
+            all.active += pool.busy();
+            all.idle += pool.resting();
+        }
+        all
     }
 
     /// Lets its workers and instances see that time passes.

@@ -73,10 +73,8 @@ impl calls::Host for Data {
         input: types::Payload,
     ) -> wasmtime::Result<Resource<Pending>> {
         let served = self.served;
-        // An input that is none fails the call, and the call says so when it is waited for.
-        let input =
-            convert::from_guest(input).unwrap_or_else(|_| tidemill_lattice::Payload::null());
-        let call = self.platform()?.spawn(&name, input);
+        let platform = self.platform()?;
+        let call = convert::from_guest(input).map(|input| platform.spawn(&name, input));
         Ok(self.table.push(Pending { served, call })?)
     }
 
@@ -89,23 +87,26 @@ impl calls::Host for Data {
 
 impl Data {
     /// The number of a call of the request that is handled now.
-    fn pending(&self, pending: &Resource<Pending>) -> wasmtime::Result<Option<u32>> {
+    fn pending(&self, pending: &Resource<Pending>) -> wasmtime::Result<Result<u32, Problem>> {
         let pending = self.table.get(pending)?;
-        Ok((pending.served == self.served).then_some(pending.call))
+        if pending.served == self.served {
+            return Ok(pending.call.clone());
+        }
+        let detail = "the call belongs to an earlier request of this instance";
+        Ok(Err(Problem::new(Code::BadRequest, detail)))
     }
 }
 
 impl calls::HostPending for Data {
     async fn wait(&mut self, pending: Resource<Pending>) -> Answer<types::Payload> {
-        let Some(call) = self.pending(&pending)? else {
-            let detail = "the call belongs to an earlier request of this instance";
-            return Ok(Err(Problem::new(Code::BadRequest, detail).into()));
-        };
-        Ok(shown(self.platform()?.wait(call).await))
+        Ok(match self.pending(&pending)? {
+            Ok(call) => shown(self.platform()?.wait(call).await),
+            Err(problem) => Err(problem.into()),
+        })
     }
 
     fn cancel(&mut self, pending: Resource<Pending>) -> wasmtime::Result<()> {
-        if let Some(call) = self.pending(&pending)? {
+        if let Ok(call) = self.pending(&pending)? {
             self.platform()?.cancel(call);
         }
         Ok(())

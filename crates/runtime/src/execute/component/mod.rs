@@ -14,7 +14,6 @@ use processor::Timed;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tidemill_flow::StepId;
 use tidemill_lattice::Payload;
@@ -118,16 +117,14 @@ impl Running<'_> {
         let deadline = execution.deadline.map_or(own, |whole| whole.min(own));
         let guest = Guest::new(self.handoff, id, function, span, &self.ended, deadline);
         let now_us = || execution.now_us();
-        let running = Timed::new(now_us, run_step(guest, function, given));
-        let ran = tokio::time::timeout_at(deadline, running).await;
-        let Ok((ran, processor_us)) = ran else {
+        let processor_us = &execution.used.cpu_us;
+        let running = Timed::new(now_us, processor_us, run_step(guest, function, given));
+        let Ok(ran) = tokio::time::timeout_at(deadline, running).await else {
             return Err(Failure {
                 problem: late(function, execution.deadline),
                 again: Again::Never,
             });
         };
-        let used = &execution.used;
-        used.cpu_us.fetch_add(processor_us, Ordering::Relaxed);
         let (value, done) = ran?;
         let limit = execution.inner.options.limits.payload_bytes;
         if value.body.len() > limit {

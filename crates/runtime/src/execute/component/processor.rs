@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 thread_local! {
@@ -11,26 +12,26 @@ thread_local! {
     static INSIDE_US: Cell<u64> = const { Cell::new(0) };
 }
 
-/// A run whose time is taken, by a clock of microseconds.
-pub(super) struct Timed<F, N> {
+/// A run whose time is added to a sum, by a clock of microseconds: poll by poll, so that one
+/// which is dropped in the middle has been counted, too.
+pub(super) struct Timed<'a, F, N> {
     run: Pin<Box<F>>,
     now_us: N,
-    own_us: u64,
+    sum_us: &'a AtomicU64,
 }
 
-impl<F: Future, N: Fn() -> u64 + Unpin> Timed<F, N> {
-    pub(super) fn new(now_us: N, run: F) -> Self {
+impl<'a, F: Future, N: Fn() -> u64 + Unpin> Timed<'a, F, N> {
+    pub(super) fn new(now_us: N, sum_us: &'a AtomicU64, run: F) -> Self {
         Self {
             run: Box::pin(run),
             now_us,
-            own_us: 0,
+            sum_us,
         }
     }
 }
 
-impl<F: Future, N: Fn() -> u64 + Unpin> Future for Timed<F, N> {
-    /// What the run gave, and its microseconds.
-    type Output = (F::Output, u64);
+impl<F: Future, N: Fn() -> u64 + Unpin> Future for Timed<'_, F, N> {
+    type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let before_us = INSIDE_US.replace(0);
@@ -38,16 +39,15 @@ impl<F: Future, N: Fn() -> u64 + Unpin> Future for Timed<F, N> {
         let polled = self.run.as_mut().poll(context);
         let took_us = (self.now_us)().saturating_sub(begun_us);
         let inside_us = INSIDE_US.replace(before_us.saturating_add(took_us));
-        self.own_us += took_us.saturating_sub(inside_us);
-        polled.map(|output| (output, self.own_us))
+        let own_us = took_us.saturating_sub(inside_us);
+        self.sum_us.fetch_add(own_us, Ordering::Relaxed);
+        polled
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicU64, Ordering};
-
     #[tokio::test]
     async fn a_run_inside_another_is_counted_once_and_waiting_not_at_all() {
         let clock = AtomicU64::new(0);
@@ -58,12 +58,13 @@ mod tests {
             tokio::task::yield_now().await;
             pass(30);
         };
-        let outer = Timed::new(now_us, async {
+        let (outer_us, inner_us) = (AtomicU64::new(0), AtomicU64::new(0));
+        let outer = Timed::new(now_us, &outer_us, async {
             pass(100);
-            let inner_us = Timed::new(now_us, inner).await.1;
+            Timed::new(now_us, &inner_us, inner).await;
             pass(10);
-            inner_us
         });
-        assert_eq!(outer.await, (330, 110));
+        outer.await;
+        assert_eq!((inner_us.into_inner(), outer_us.into_inner()), (330, 110));
     }
 }
