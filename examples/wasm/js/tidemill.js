@@ -35,8 +35,9 @@ export function serve(functions) {
     try {
       return json(functions[name](parse(input)));
     } catch (error) {
+      // What an import refuses comes as an Error with the platform's error as its payload.
       if (error instanceof Error) {
-        throw failure("function-failed", `${error.name}: ${error.message}`);
+        throw error.payload ?? failure("function-failed", `${error.name}: ${error.message}`);
       }
       throw error;
     }
