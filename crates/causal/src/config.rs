@@ -62,20 +62,29 @@ impl Config {
         3 * self.epoch_poll_us
     }
 
-    /// A time above every snapshot that members give before they learn of an epoch that is proposed
-    /// now: their clocks may be ahead by the bound, and they may learn of it a while later.
+    /// What the floor of an epoch that is learnt now has to be at, at the least, to be above every
+    /// snapshot that others give before they learn of it: their clocks may be ahead by the bound,
+    /// and they may learn of it a while later.
     #[must_use]
-    pub fn floor(&self, now: Now) -> Time {
+    pub fn floor_least(&self, now: Now) -> Time {
         let ahead_us = self.clock_bound_us.saturating_add(self.unconfirmed_us());
         Time::from_micros(now.wall_us.saturating_add(ahead_us))
+    }
+
+    /// The floor of an epoch that is proposed now. By the bound more than the least: that is what
+    /// is left for its way to its members, and for their clocks to be ahead of the proposer's.
+    #[must_use]
+    pub fn floor(&self, now: Now) -> Time {
+        let least = self.floor_least(now);
+        Time::from_micros(least.micros().saturating_add(self.clock_bound_us))
     }
 
     /// How far a right clock's time may be ahead of another right clock: by the bound, and by a
     /// floor that it began above.
     #[must_use]
     pub fn ahead_max_us(&self) -> u64 {
-        let floor_us = self.clock_bound_us.saturating_add(self.unconfirmed_us());
-        self.clock_bound_us.saturating_add(floor_us)
+        let bounds_us = self.clock_bound_us.saturating_mul(3);
+        bounds_us.saturating_add(self.unconfirmed_us())
     }
 }
 

@@ -17,6 +17,7 @@ impl Node {
     /// Begins an epoch in which this process is a member.
     pub(super) fn enter(&mut self, epoch: &Arc<Epoch>, skipped: bool) {
         self.note(format!("enters epoch {}", epoch.number));
+        self.floor_least = self.config.floor_least(self.now);
         self.unsettled.clear();
         for id in (0..self.config.partitions).map(PartitionId) {
             let mine = epoch.owner(id).is_some_and(|owner| owner == self.me);

@@ -72,6 +72,8 @@ pub struct Node {
     pin_waiters: Vec<PinWaiter>,
     /// Writes at level `eventual` that their session is ahead of.
     parked: Vec<Parked>,
+    /// What the epoch's floor has to be at, as of when this member learnt of it.
+    floor_least: Time,
     confirmed_us: u64,
     polled_us: u64,
     gossiped_us: u64,
@@ -121,6 +123,7 @@ impl Node {
             pins: BTreeMap::new(),
             pin_waiters: Vec::new(),
             parked: Vec::new(),
+            floor_least: Time::ZERO,
             confirmed_us: 0,
             polled_us: 0,
             gossiped_us: 0,
@@ -450,10 +453,27 @@ impl Node {
         if let Some(frontier) = self.membership.greatest_frontier() {
             self.begin_above(frontier);
         } else if self.membership.nobody_is_floored()
-            && let Some(epoch) = self.membership.epoch()
+            && let Some(epoch) = self.membership.epoch().cloned()
         {
             // A cold start.
-            self.begin_above(epoch.floor);
+            if epoch.floor >= self.floor_least {
+                self.begin_above(epoch.floor);
+            } else {
+                self.propose_floor(&epoch);
+            }
+        }
+    }
+
+    /// The epoch was so long on its way that snapshots above its floor may have been given
+    /// meanwhile: the same members again, with a newer one.
+    fn propose_floor(&mut self, epoch: &Epoch) {
+        let now_us = self.now.monotonic_us;
+        if now_us >= self.proposed_us + self.config.evict_us / 4 {
+            self.proposed_us = now_us;
+            let next = epoch.next(&[], &[], self.config.floor(self.now));
+            self.note(format!("proposes epoch {} for its floor", next.number));
+            self.out.push(Action::Propose(next));
+            self.out.push(Action::ReadEpoch);
         }
     }
 

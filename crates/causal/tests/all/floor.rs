@@ -16,7 +16,7 @@ const AFTER: u32 = 3;
 const HERE: PartitionId = PartitionId(0);
 const THERE: PartitionId = PartitionId(1);
 const WALL_US: u64 = 1_700_000_000_000_000;
-const FLOOR: Time = Time::from_micros(WALL_US + 700_000);
+const FLOOR: Time = Time::from_micros(WALL_US + 900_000);
 
 fn placed(member: u32) -> Placed {
     Placed {
@@ -26,6 +26,7 @@ fn placed(member: u32) -> Placed {
 }
 
 fn epoch(number: u64, members: [u32; 2], salt: u64) -> Epoch {
+    // As proposed when the test began.
     Epoch {
         number,
         members: members.into_iter().map(placed).collect(),
@@ -54,6 +55,7 @@ struct Stage {
     log: LogRead,
     /// What the member has sent to others since the test looked last.
     sent: Vec<Body>,
+    proposed: Vec<Epoch>,
 }
 
 impl Stage {
@@ -73,6 +75,7 @@ impl Stage {
             epoch: 0,
             log: LogRead::default(),
             sent: Vec::new(),
+            proposed: Vec::new(),
         };
         stage.enter(epoch(2, [BEFORE, ME], salt()));
         for _ in 0..20 {
@@ -96,16 +99,20 @@ impl Stage {
     }
 
     /// The new member says that it knows no frontier either.
-    fn hear_that_all_are_new(&mut self) {
+    fn hear_that_the_other_is_new(&mut self) {
         let gossip = Gossip {
             from: Writer(AFTER),
             ..Gossip::default()
         };
         self.say(Body::Gossip(gossip));
         self.tick();
+    }
+
+    fn hear_that_all_are_new(&mut self) {
+        self.hear_that_the_other_is_new();
+        assert!(self.node.membership().is_floored());
         // Not its clock and the bound: who began anew before may have had a faster clock.
         assert_eq!(self.node.membership().held_ever(), FLOOR);
-        assert!(self.node.membership().is_floored());
     }
 
     fn say(&mut self, body: Body) {
@@ -147,6 +154,10 @@ impl Stage {
                     generation: write.generation,
                     end: self.log.end(),
                 });
+            }
+            Action::Propose(epoch) => {
+                self.proposed.push(epoch);
+                return None;
             }
             Action::Send { to, envelope } => {
                 let member = Writer(to.0);
@@ -294,4 +305,20 @@ fn a_member_that_has_not_seen_lately_that_it_is_one_publishes_nothing() {
     );
     stage.enter(epoch(3, [ME, AFTER], salt()));
     assert!(stage.published() > last);
+}
+
+#[test]
+fn a_member_does_not_begin_at_a_floor_that_was_long_on_its_way() {
+    let mut stage = Stage::set();
+    stage.now.wall_us += Config::default().clock_bound_us;
+    stage.enter(epoch(4, [ME, AFTER], salt()));
+    stage.now.monotonic_us += 1_000_000;
+    stage.hear_that_the_other_is_new();
+    assert!(!stage.node.membership().is_floored());
+    let renewed = stage.proposed.pop().expect("the same with a newer floor");
+    assert_eq!((renewed.number, renewed.members.len()), (5, 2));
+    assert!(renewed.floor > FLOOR);
+    stage.enter(renewed.clone());
+    stage.hear_that_the_other_is_new();
+    assert_eq!(stage.node.membership().held_ever(), renewed.floor);
 }
