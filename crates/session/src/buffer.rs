@@ -76,7 +76,10 @@ impl Buffer {
                 entry.insert(delta);
             }
             std::collections::btree_map::Entry::Occupied(mut entry) => {
-                entry.get_mut().merge(&delta);
+                let held = entry.get_mut();
+                held.merge(&delta);
+                // A loop that adds to a counter leaves one addend, not one for each turn.
+                held.gather();
             }
         }
     }

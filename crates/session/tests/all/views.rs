@@ -165,3 +165,23 @@ fn a_scan_merges_the_store_and_the_writes_page_by_page() {
         .collect();
     assert_eq!(found, expected);
 }
+
+#[test]
+fn a_loop_of_adds_leaves_one_addend() {
+    let fixture = Fixture::new();
+    let request = fixture.begin();
+    let mut view = request.view(Vec::new(), 0);
+    for n in 0..1000 {
+        view.write(&key("n"), &Op::CounterAdd(n)).unwrap();
+    }
+    let mut child = request.view(view.layers(), 1);
+    child.write(&key("n"), &Op::CounterAdd(-500)).unwrap();
+    assert_eq!(shown(&child, "n"), 499_000);
+    view.write(&key("n"), &Op::CounterAdd(1)).unwrap();
+    view.join(&[child.finish()]);
+    let buffer = view.finish();
+    let delta = buffer.get(&key("n")).expect("a delta");
+    assert!(delta.weight_bytes() < 100, "{} bytes", delta.weight_bytes());
+    fixture.commit(&request, &[buffer]);
+    assert_eq!(shown(&fixture.begin().view(Vec::new(), 0), "n"), 499_001);
+}
