@@ -28,3 +28,21 @@ wasmtime::component::bindgen!({
         "tidemill:platform/calls.pending": crate::data::Pending,
     },
 });
+
+/// What the macro makes of `crates/wasm/wit/`: interfaces of others.
+pub(crate) mod standard {
+    wasmtime::component::bindgen!({
+        path: "wit",
+        world: "tidemill:standard/imports",
+        imports: {
+            "wasi:keyvalue/store.[method]bucket.set": async | trappable,
+            "wasi:keyvalue/store.[method]bucket.delete": async | trappable,
+            "wasi:keyvalue/atomics.increment": async | trappable,
+            "wasi:keyvalue/batch": async | trappable,
+            default: trappable,
+        },
+        with: {
+            "wasi:keyvalue/store.bucket": crate::host::keyvalue::Bucket,
+        },
+    });
+}

@@ -2,7 +2,7 @@
 //! platform of the call that it handles.
 
 use crate::error::Failure;
-use crate::host::Hooks;
+use crate::host::{Cursors, Hooks};
 use crate::output::{Output, OutputStream};
 use crate::platform::Platform;
 use crate::pool::Grants;
@@ -32,6 +32,9 @@ pub(crate) struct Data {
     pub(crate) outputs: [Output; 2],
     /// How many calls the instance has begun to handle.
     pub(crate) served: u64,
+    /// Where lists of keys go on.
+    pub(crate) cursors: Cursors,
+    grants: Arc<Grants>,
     wasi: WasiCtx,
     http: WasiHttpCtx,
     hooks: Hooks,
@@ -67,6 +70,8 @@ impl Data {
             table,
             outputs,
             served: 0,
+            cursors: Cursors::default(),
+            grants: Arc::clone(grants),
             wasi: wasi.build(),
             http: WasiHttpCtx::new(),
             hooks: Hooks::new(Arc::clone(grants)),
@@ -114,6 +119,16 @@ impl Data {
             reason: error.root_cause().to_string(),
             backtrace: backtrace.map(ToString::to_string).unwrap_or_default(),
         }
+    }
+
+    /// What the instance is given beside the platform.
+    pub(crate) fn grants(&self) -> &Grants {
+        &self.grants
+    }
+
+    /// The most memory that the instance may hold, in bytes.
+    pub(crate) fn memory_bytes_max(&self) -> usize {
+        self.memory.bytes_max
     }
 
     /// Bytes of memory that the instance holds.

@@ -1,6 +1,6 @@
 //! The engine: one a node.
 
-use crate::bindings::Function;
+use crate::bindings::{Function, standard};
 use crate::cache::{Cache, EntryId};
 use crate::component::{Component, World};
 use crate::data::Data;
@@ -205,5 +205,6 @@ fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Data>> {
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     Function::add_to_linker::<_, HasSelf<Data>>(&mut linker, |data| data)?;
+    standard::Imports::add_to_linker::<_, HasSelf<Data>>(&mut linker, |data| data)?;
     Ok(linker)
 }

@@ -10,6 +10,12 @@ use wasmtime::component::Resource;
 /// The longest line of a log.
 const LINE_BYTES_MAX: usize = 32 << 10;
 
+/// A line of a log, cut where it is too long.
+pub(super) fn bounded(mut message: String) -> String {
+    message.truncate(message.floor_char_boundary(LINE_BYTES_MAX));
+    message
+}
+
 impl request::Host for Data {
     fn current(&mut self) -> wasmtime::Result<request::Context> {
         let context = self.platform()?.context();
@@ -35,7 +41,7 @@ impl request::Host for Data {
 }
 
 impl log::Host for Data {
-    fn write(&mut self, level: log::Level, mut message: String) -> wasmtime::Result<()> {
+    fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
         let level = match level {
             log::Level::Trace => LogLevel::Trace,
             log::Level::Debug => LogLevel::Debug,
@@ -43,8 +49,7 @@ impl log::Host for Data {
             log::Level::Warn => LogLevel::Warn,
             log::Level::Error => LogLevel::Error,
         };
-        message.truncate(message.floor_char_boundary(LINE_BYTES_MAX));
-        self.platform()?.log(level, message);
+        self.platform()?.log(level, bounded(message));
         Ok(())
     }
 }

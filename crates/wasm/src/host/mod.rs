@@ -1,10 +1,14 @@
-//! What guests call: the interfaces of `wit/`, each answered by the call's platform.
+//! What guests call: the interfaces of `wit/` and some of others, each answered by the call's
+//! platform.
 
 mod calls;
 pub(crate) mod convert;
+pub(crate) mod keyvalue;
 mod outgoing;
+mod standard;
 mod state;
 
+pub(crate) use keyvalue::Cursors;
 pub(crate) use outgoing::Hooks;
 
 use crate::bindings::tidemill::platform::types;

@@ -1,0 +1,3 @@
+//! The engine from outside: its interface, and what is given to it.
+
+mod interface;
