@@ -19,7 +19,7 @@ pub(crate) fn data(name: &str) -> Vec<u8> {
     std::fs::read(root().join("crates/wasm/tests/data").join(name)).unwrap()
 }
 
-fn zip(manifest: &Value, files: &[(&str, &[u8])]) -> Bytes {
+pub(crate) fn zip(manifest: &Value, files: &[(&str, &[u8])]) -> Bytes {
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     let options = zip::write::SimpleFileOptions::default();
     zip.start_file("tidemill.json", options).unwrap();

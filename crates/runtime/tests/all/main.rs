@@ -9,3 +9,4 @@ mod levels;
 mod node;
 mod once;
 mod state;
+mod web;
