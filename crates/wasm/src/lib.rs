@@ -7,7 +7,8 @@
 //! that rest between calls.
 //!
 //! The worlds are `tidemill:platform/function` (see `wit/`) and the standard
-//! `wasi:http/incoming-handler`, both on WASI 0.2. A guest has clocks, random numbers, standard
+//! `wasi:http/incoming-handler`, both on WASI 0.2. Either may import `wasi:keyvalue`,
+//! `wasi:config/store` and `wasi:logging` (see `crates/wasm/wit`). A guest has clocks, random numbers, standard
 //! output and the variables it was granted; it has no files and no sockets, and speaks HTTP to
 //! granted hosts only.
 //!
