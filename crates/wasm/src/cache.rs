@@ -176,3 +176,81 @@ fn open_plain(path: &Path) -> Option<File> {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn cache(directory: &Path, bytes_max: u64) -> Cache {
+        Cache::new(directory.to_owned(), CacheKey::new([7; 32]), bytes_max)
+    }
+
+    fn id(name: &str) -> EntryId {
+        EntryId {
+            name: name.to_owned(),
+        }
+    }
+
+    #[test]
+    fn an_entry_is_given_to_its_own_key_and_name_only() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let own = cache(directory.path(), 1 << 20);
+        own.put(&id("a"), b"code");
+        assert_eq!(own.get(&id("a"), NOW).as_deref(), Some(&b"code"[..]));
+        assert_eq!(own.get(&id("b"), NOW), None);
+        fs::copy(directory.path().join("a"), directory.path().join("b")).expect("copied");
+        assert_eq!(own.get(&id("b"), NOW), None, "of another component");
+        let key = CacheKey::new([8; 32]);
+        let other = Cache::new(directory.path().to_owned(), key, 1 << 20);
+        assert_eq!(other.get(&id("a"), NOW), None, "of another node");
+    }
+
+    #[test]
+    fn no_damage_of_an_entry_is_overlooked() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let cache = cache(directory.path(), 1 << 20);
+        cache.put(&id("a"), b"code");
+        let path = directory.path().join("a");
+        let good = fs::read(&path).expect("an entry");
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            fs::write(&path, &bad).expect("written");
+            assert_eq!(cache.get(&id("a"), NOW), None, "byte {at}");
+            fs::write(&path, &good[..at]).expect("written");
+            assert_eq!(cache.get(&id("a"), NOW), None, "cut at {at}");
+        }
+        fs::write(&path, &good).expect("written");
+        assert!(cache.get(&id("a"), NOW).is_some());
+    }
+
+    #[test]
+    fn what_was_used_longest_ago_goes_first() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let cache = cache(directory.path(), 3 * 132);
+        for (age, name) in ["a", "b", "c"].iter().enumerate() {
+            cache.put(&id(name), &[0; 100]);
+            let used = NOW + Duration::from_secs(age as u64);
+            assert!(cache.get(&id(name), used).is_some());
+        }
+        assert!(cache.get(&id("a"), NOW + Duration::from_secs(9)).is_some());
+        cache.put(&id("d"), &[0; 100]);
+        let is_there = |name| directory.path().join(name).exists();
+        let kept = ["a", "b", "c", "d"].map(is_there);
+        assert_eq!(kept, [true, false, true, true]);
+    }
+
+    #[test]
+    fn a_directory_that_is_none_keeps_nothing_and_fails_nobody() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("file");
+        fs::write(&file, "not a directory").expect("written");
+        let cache = cache(&file, 1 << 20);
+        cache.put(&id("a"), b"code");
+        assert_eq!(cache.get(&id("a"), NOW), None);
+        assert_eq!(fs::read(&file).expect("a file"), b"not a directory");
+    }
+}

@@ -6,6 +6,7 @@ mod backup;
 mod bundle;
 mod cli;
 mod clients;
+mod components;
 mod disk;
 mod door;
 mod functions;
