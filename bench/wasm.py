@@ -55,11 +55,10 @@ CLIENTS = 16
 MORE_NS = {"a warm call": 3_000, "a flow of ten": 100_000}
 READ_NS, ADD_NS, FRESH_NS, FIRST_NS = 1_000, 1_500, 40_000, 5_000_000
 
-ROWS = [
+OVER_HTTP = [
     Row("component", "axum echo", most=1.5),
     Row(f"component, {CLIENTS} clients", f"axum echo, {CLIENTS} clients", most=2.0),
     Row("wasi:http component", "axum echo"),
-    Row("component", "workerd"),
     Row("one that calls another", "component", most=1.2),
 ]
 INSIDE = [
@@ -68,6 +67,9 @@ INSIDE = [
     Row("two composed", "a warm call"),
     Row("a flow of ten", "a warm call"),
 ]
+ROWS = [*OVER_HTTP, *INSIDE]
+# Only where it is there.
+BESIDE_WORKERD = Row("component", "workerd")
 FIELDS = {
     "a warm call": "call_warm_ns",
     "wasmtime, warm": "wasmtime_warm_ns",
@@ -204,8 +206,8 @@ def over_http(there: Node, echo: str, workerd: str | None, size: Size) -> dict[s
         "axum echo": load(echo, bare),
         "wasi:http component": load(there.address, web),
         "one that calls another": load(there.address, nested),
-        ROWS[1].side: loads(there.address, asked),
-        ROWS[1].beside: loads(echo, bare),
+        OVER_HTTP[1].side: loads(there.address, asked),
+        OVER_HTTP[1].beside: loads(echo, bare),
     }
     if workerd is not None:
         sides["workerd"] = load(workerd, post_request(workerd, "/", "none", BODY, kind))
@@ -222,7 +224,7 @@ def measure(size: Size, report: Report) -> None:
     """All rows."""
     with started(echo_program(), "http") as echo, workerd_started() as workerd, node() as there:
         deploy(there)
-        rows = [row for row in ROWS if workerd is not None or row.beside != "workerd"]
+        rows = OVER_HTTP if workerd is None else [*OVER_HTTP, BESIDE_WORKERD]
         report.add(in_turns(over_http(there, echo, workerd, size), size), rows)
     inside = Inside(100 if size.quick else 5_000)
     names = dict.fromkeys(name for row in INSIDE for name in (row.side, row.beside))

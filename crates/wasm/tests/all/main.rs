@@ -1,3 +1,4 @@
 //! The engine from outside: its interface, and what is given to it.
 
+mod fuzz;
 mod interface;
