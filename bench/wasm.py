@@ -244,7 +244,7 @@ def measure(size: Size, report: Report) -> None:
     verdict("a counter's add, buffered", middle("add_ns"), ADD_NS)
     first = measured("restart", FIXTURE)
     verdict("the first call after a restart", first["first_ns"], FIRST_NS)
-    idle = measured("idle", FIXTURE, 20 if size.quick else 10_000)
+    idle = measured("idle", FIXTURE, 20 if size.quick else 1_000)
     print(f"{idle['apps']} deployed apps that rest: {idle['bytes_an_app']} bytes each")
 
 
