@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,23 +16,10 @@ from retwis import SHOWN, Post
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "examples" / "reviews"))
 
-from node import Node  # noqa: E402
+from node import Node, find_program  # noqa: E402
 
 USERS = 40
 REQUESTS = 150
-
-
-def find_program() -> Path:
-    """The node's program: `TIDEMILL_BIN`, or else what was built last under `target`."""
-    named = os.environ.get("TIDEMILL_BIN")
-    if named:
-        return Path(named)
-    target = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
-    built = [target / profile / "tidemill" for profile in ("ci", "release", "debug")]
-    found = [program for program in built if program.is_file()]
-    if not found:
-        pytest.fail("there is no tidemill program; run `scripts/run build`, or set TIDEMILL_BIN")
-    return max(found, key=lambda program: program.stat().st_mtime)
 
 
 def made(id: str, user: int, at: float, to: Post | None = None) -> Post:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -40,6 +41,22 @@ def refuse_if_held(lock: Path) -> None:
             raise NodeError(
                 f"a node runs on {lock.parent} (process {holder}); stop it, or use another --data"
             ) from None
+
+
+def find_program() -> Path:
+    """The node's program: `TIDEMILL_BIN`, or else what was built last under `target`."""
+    named = os.environ.get("TIDEMILL_BIN")
+    if named:
+        return Path(named)
+    root = Path(__file__).resolve().parents[2]
+    target = Path(os.environ.get("CARGO_TARGET_DIR") or root / "target")
+    built = [target / profile / "tidemill" for profile in ("ci", "release", "debug")]
+    found = [program for program in built if program.is_file()]
+    if not found:
+        raise NodeError(
+            "there is no tidemill program; run `scripts/run build`, or set TIDEMILL_BIN"
+        )
+    return max(found, key=lambda program: program.stat().st_mtime)
 
 
 class Node:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,24 +11,11 @@ import plain
 import pytest
 import run
 import tidemill
-from node import Node, NodeError, make_fresh
+from node import Node, NodeError, find_program, make_fresh
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 300
 CLIENTS = 8
-
-
-def find_program() -> Path:
-    """The node's program: `TIDEMILL_BIN`, or else what was built last under `target`."""
-    named = os.environ.get("TIDEMILL_BIN")
-    if named:
-        return Path(named)
-    target = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
-    built = [target / profile / "tidemill" for profile in ("ci", "release", "debug")]
-    found = [program for program in built if program.is_file()]
-    if not found:
-        pytest.fail("there is no tidemill program; run `scripts/run build`, or set TIDEMILL_BIN")
-    return max(found, key=lambda program: program.stat().st_mtime)
 
 
 @pytest.fixture(scope="module", params=["python", "wasm"])

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "examples" / "reviews"))
 
 import text  # noqa: E402
-from node import Node  # noqa: E402
+from node import Node, find_program  # noqa: E402
 
 FUNCTIONS = ("echo", "add", "mask", "count")
 BLOCKED = ["darn", "bad idea"]
@@ -25,19 +25,6 @@ BODIES = [
     "",
     "naïve café 好 \U0001f600 darn",
 ]
-
-
-def find_program() -> Path:
-    """The node's program: `TIDEMILL_BIN`, or else what was built last under `target`."""
-    named = os.environ.get("TIDEMILL_BIN")
-    if named:
-        return Path(named)
-    target = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
-    built = [target / profile / "tidemill" for profile in ("ci", "release", "debug")]
-    found = [program for program in built if program.is_file()]
-    if not found:
-        pytest.fail("there is no tidemill program; run `scripts/run build`, or set TIDEMILL_BIN")
-    return max(found, key=lambda program: program.stat().st_mtime)
 
 
 @pytest.fixture(scope="module")
