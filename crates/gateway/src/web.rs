@@ -28,6 +28,12 @@ const OF_CONNECTION: [HeaderName; 8] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
 ];
+/// Headers that are the node's to read and that differ from one retry to the next: with one key
+/// the same message is asked for.
+fn is_nodes_own(name: &str) -> bool {
+    name.starts_with("tidemill-") || matches!(name, "traceparent" | "tracestate")
+}
+
 /// Who calls a public function without the node's token.
 const ANYBODY: &str = "anybody";
 
@@ -116,7 +122,10 @@ fn head(parts: &mut Parts, app: &str, rest: &str) -> Head {
         method: Some(parts.method.as_str().to_owned()),
         uri: Some(uri),
         status: None,
-        headers: Exchange::headers(&parts.headers),
+        headers: Exchange::headers(&parts.headers)
+            .into_iter()
+            .filter(|(name, _)| !is_nodes_own(name))
+            .collect(),
     }
 }
 
@@ -170,6 +179,8 @@ mod tests {
             .uri("/http/a/b?c=d")
             .header(HOST, "mill:7070")
             .header("connection", "keep-alive")
+            .header("tidemill-session", "differs")
+            .header("traceparent", "differs")
             .header("x-own", "1");
         let (mut parts, ()) = request.body(()).expect("a request").into_parts();
         let head = head(&mut parts, "a", "/b");

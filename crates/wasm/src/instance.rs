@@ -109,7 +109,15 @@ async fn call_http(
     use wasmtime_wasi_http::WasiHttpView;
     use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
     let nonsense = |error: &dyn std::fmt::Display| Failure::Nonsense(error.to_string());
-    let request = Exchange::request(&input).map_err(|error| nonsense(&error))?;
+    let mut request = Exchange::request(&input).map_err(|error| nonsense(&error))?;
+    let trace = store
+        .data_mut()
+        .platform()
+        .map(|platform| platform.context().trace);
+    if let Some(trace) = trace.ok().and_then(|trace| trace.parse().ok()) {
+        // Its place in the trace, to hand on to whatever it calls.
+        request.headers_mut().insert("traceparent", trace);
+    }
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let mut http = store.data_mut().http();
     let request = http.new_incoming_request(Scheme::Http, request);

@@ -50,6 +50,26 @@ fn an_apps_own_http_asks_for_the_token_unless_it_is_public() {
         "{headers}"
     );
     assert!(!headers.contains(&node.token), "{headers}");
+    assert!(headers.contains("traceparent: 00-"), "{headers}");
+    let bearer = format!("Bearer {}", node.token);
+    let counted: Vec<String> = [
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        "none",
+    ]
+    .iter()
+    .map(|trace| {
+        let headers = [
+            ("Host", "localhost"),
+            ("Authorization", bearer.as_str()),
+            ("Idempotency-Key", "once"),
+            ("traceparent", trace),
+            ("tidemill-timeout", if *trace == "none" { "9" } else { "8" }),
+        ];
+        node.ask_raw("GET", "/http/site/count", &headers, b"")
+            .text()
+    })
+    .collect();
+    assert_eq!(counted, ["visits 1, before []"; 2]);
     let host = [("Host", "localhost")];
     let refused = node.ask_raw("GET", "/http/site/hello", &host, b"");
     refused.problem("unauthorized");
