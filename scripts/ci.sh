@@ -162,7 +162,7 @@ case ${1:-test} in
     stage sdk-types 45 sdk_types
     stage sdk-tests 30 sdk_tests
     stage sdk-node 90 sdk_node
-    stage examples 30 example_tests
+    stage examples 60 example_tests
     summary
     ;;
   deep)
