@@ -25,6 +25,12 @@ pub(crate) fn asked(headers: &HeaderMap) -> Result<Asked, Problem> {
     })
 }
 
+/// Removes what the headers ask of state, but for the session, which asks for no less.
+pub(crate) fn drop_asked(headers: &mut HeaderMap) {
+    headers.remove(LEVEL);
+    headers.remove(DURABILITY);
+}
+
 /// Waits until the node has what the caller's session has seen.
 ///
 /// # Errors

@@ -5,6 +5,7 @@ use crate::body;
 use crate::calls::{self, Marks};
 use crate::problems::{self, Occurrence};
 use crate::state::Shared;
+use crate::terms;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{self, AUTHORIZATION, HOST, HeaderName};
@@ -65,6 +66,8 @@ async fn answer(
     checked?;
     let web = found?;
     let subject = if is_public {
+        // What state promises is for the app to say, not for whoever comes by.
+        terms::drop_asked(&mut parts.headers);
         ANYBODY
     } else {
         // The node's token is nothing for an app to see.

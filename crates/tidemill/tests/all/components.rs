@@ -87,6 +87,13 @@ fn an_apps_own_http_asks_for_the_token_unless_it_is_public() {
     node.cli_ok(&["deploy", text(&app)]);
     let reply = node.ask_raw("GET", "/http/open/hello", &host, b"");
     assert_eq!((reply.status, reply.text().as_str()), (200, "hello"));
+    // Who is let in without a token does not choose what state promises; who has one does.
+    let asking = [("Host", "localhost"), ("Tidemill-Level", "none")];
+    let reply = node.ask_raw("GET", "/http/open/hello", &asking, b"");
+    assert_eq!(reply.status, 200);
+    let known = [asking[0], asking[1], ("Authorization", bearer.as_str())];
+    node.ask_raw("GET", "/http/site/hello", &known, b"")
+        .problem("bad-request");
     let elsewhere = [("Host", "evil.example")];
     node.ask_raw("GET", "/http/open/hello", &elsewhere, b"")
         .problem("forbidden-host");
