@@ -65,12 +65,15 @@ QUICK = Size(rounds=2, warm=3, count=10, quick=True)
 
 
 def find_program(name: str, variable: str) -> Path:
-    """A built program: the one that `variable` names, or a release build, or that of the tests."""
+    """A built program: the one that `variable` names, or a release build, or that of the tests.
+    `TIDEMILL_BENCH_PROFILE` names the only profile that counts: tests say it, so that they never
+    run what an older tree left in a target directory that is kept."""
     named = os.environ.get(variable)
     if named:
         return Path(named)
     target = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
-    built = [target / profile / name for profile in ("release", "ci")]
+    only = os.environ.get("TIDEMILL_BENCH_PROFILE")
+    built = [target / profile / name for profile in ([only] if only else ["release", "ci"])]
     for program in built:
         if program.is_file():
             return program

@@ -39,6 +39,22 @@ def programs_are_built() -> None:
         subprocess.run(command, cwd=harness.ROOT, check=True)
 
 
+def test_only_the_profile_that_was_asked_for_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for profile in ("release", "ci"):
+        (tmp_path / profile).mkdir()
+        (tmp_path / profile / "some").touch()
+    monkeypatch.setenv("CARGO_TARGET_DIR", str(tmp_path))
+    monkeypatch.delenv("TIDEMILL_BENCH_PROFILE", raising=False)
+    assert harness.find_program("some", "TIDEMILL_NO_SUCH") == tmp_path / "release" / "some"
+    monkeypatch.setenv("TIDEMILL_BENCH_PROFILE", "ci")
+    assert harness.find_program("some", "TIDEMILL_NO_SUCH") == tmp_path / "ci" / "some"
+    (tmp_path / "ci" / "some").unlink()
+    with pytest.raises(BenchError, match="there is no some"):
+        harness.find_program("some", "TIDEMILL_NO_SUCH")
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_small_run_reports_every_row(name: str, tmp_path: Path) -> None:
     out = tmp_path / "out.json"

@@ -21,6 +21,8 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 # One profile for everything, so that a dependency is compiled once.
 profile=ci
 export TIDEMILL_BIN=${TIDEMILL_BIN:-$target/$profile/tidemill}
+# What an older tree left in a kept target directory, under another profile, is never tested.
+export TIDEMILL_BENCH_PROFILE=$profile
 
 log=$(mktemp)
 rows=()
