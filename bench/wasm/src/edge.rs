@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use tidemill_lattice::{Clock, Entropy};
+use tidemill_lattice::{Clock, DrawnAhead, Entropy};
 use tidemill_runtime::{Options, Parts, Runtime};
 use tidemill_store::{Durability, Embedded};
 use tidemill_telemetry::Telemetry;
@@ -49,7 +49,7 @@ pub(crate) async fn runtime(directory: &Path) -> io::Result<Runtime> {
     let parts = Parts {
         store: Arc::new(store),
         clock,
-        entropy: Arc::new(SystemEntropy),
+        entropy: Arc::new(DrawnAhead::new(SystemEntropy)),
         telemetry: Arc::new(Telemetry::default()),
     };
     Runtime::start(options, parts)

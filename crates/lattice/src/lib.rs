@@ -30,5 +30,5 @@ pub use kind::{Kind, UnknownKind};
 pub use op::{FIELD_MAX_BYTES, Op, OpError, PAYLOAD_MAX_BYTES};
 pub use ordinal::Ordinal;
 pub use payload::{ContentType, ContentTypeError, Payload};
-pub use time::{Clock, Entropy, HybridClock, RisingClock, Time};
+pub use time::{Clock, DrawnAhead, Entropy, HybridClock, RisingClock, Time};
 pub use value::{Counter, Flag, Log, Map, Max, Min, Multi, Register, Set, Top, Value};

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -152,9 +153,104 @@ pub trait Entropy: Send + Sync + 'static {
     fn fill(&self, bytes: &mut [u8]);
 }
 
+/// How much [`DrawnAhead`] draws at a time.
+const AHEAD_BYTES: usize = 2048;
+
+/// A source that is asked for more than is wanted, and gives the rest out later: identities take
+/// a few bytes for each call, and asking an operating system takes longer than the call's other
+/// bookkeeping. What was given out is wiped.
+#[derive(Debug)]
+pub struct DrawnAhead<E> {
+    source: E,
+    drawn: Mutex<Drawn>,
+}
+
+#[derive(Debug)]
+struct Drawn {
+    bytes: [u8; AHEAD_BYTES],
+    /// So many of them, at the end, have not been given out.
+    left: usize,
+}
+
+impl<E: Entropy> DrawnAhead<E> {
+    /// Draws from this source, nothing yet.
+    pub const fn new(source: E) -> DrawnAhead<E> {
+        DrawnAhead {
+            source,
+            drawn: Mutex::new(Drawn {
+                bytes: [0; AHEAD_BYTES],
+                left: 0,
+            }),
+        }
+    }
+}
+
+impl<E: Entropy> Entropy for DrawnAhead<E> {
+    fn fill(&self, bytes: &mut [u8]) {
+        if bytes.len() > AHEAD_BYTES / 8 {
+            return self.source.fill(bytes);
+        }
+        // A panic of the source leaves nothing half given out.
+        let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
+        if drawn.left < bytes.len() {
+            drawn.left = 0;
+            self.source.fill(&mut drawn.bytes);
+            drawn.left = AHEAD_BYTES;
+        }
+        let from = AHEAD_BYTES - drawn.left;
+        let given = &mut drawn.bytes[from..from + bytes.len()];
+        bytes.copy_from_slice(given);
+        given.fill(0);
+        drawn.left -= bytes.len();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Counts up, byte by byte.
+    struct Counting(AtomicU64);
+
+    impl Entropy for Counting {
+        fn fill(&self, bytes: &mut [u8]) {
+            for byte in bytes {
+                *byte = self.0.fetch_add(1, Ordering::Relaxed) as u8;
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_drawn_ahead_is_given_out_once() {
+        let entropy = DrawnAhead::new(Counting(AtomicU64::new(1)));
+        let mut given = Vec::new();
+        for size in (0..40).cycle().take(1000) {
+            let mut bytes = vec![0; size];
+            entropy.fill(&mut bytes);
+            given.push(bytes);
+        }
+        // What is left when it does not suffice is thrown away, so runs of bytes rise one by one.
+        let mut last: Option<u8> = None;
+        let mut jumps = 0;
+        for byte in given.concat() {
+            jumps += usize::from(last.is_some_and(|last| last.wrapping_add(1) != byte));
+            last = Some(byte);
+        }
+        assert!(
+            (1..=10).contains(&jumps),
+            "{jumps} jumps in {} bytes",
+            given.concat().len()
+        );
+        let mut large = vec![0; 10_000];
+        entropy.fill(&mut large);
+        assert!(large.windows(2).all(|two| two[0].wrapping_add(1) == two[1]));
+        let drawn = entropy.drawn.lock().expect("not poisoned");
+        assert!(
+            drawn.bytes[..AHEAD_BYTES - drawn.left]
+                .iter()
+                .all(|byte| *byte == 0)
+        );
+    }
 
     #[test]
     fn a_time_keeps_its_parts() {

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tidemill_gateway::{Access, GatewayState, NodeInfo};
-use tidemill_lattice::{Clock, RisingClock};
+use tidemill_lattice::{Clock, DrawnAhead, Entropy, RisingClock};
 use tidemill_runtime::Runtime;
 use tidemill_store::{Driver, Durability, Embedded, Store};
 use tidemill_telemetry::Telemetry;
@@ -86,17 +86,18 @@ async fn serve(data: &Path, loaded: &Loaded, ready_file: Option<&Path>) -> Resul
     };
     let token = files::ensure_token(data, &OsEntropy)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let entropy: Arc<dyn Entropy> = Arc::new(DrawnAhead::new(OsEntropy));
     let telemetry = Arc::new(Telemetry::new(settings.telemetry.options()));
     let redis_parts = tidemill_redis::Parts {
         store: Arc::clone(&store),
         clock: rising,
-        entropy: Arc::new(OsEntropy),
+        entropy: Arc::clone(&entropy),
         threads,
     };
     let parts = tidemill_runtime::Parts {
         store: Arc::clone(&store),
         clock: Arc::clone(&clock),
-        entropy: Arc::new(OsEntropy),
+        entropy,
         telemetry: Arc::clone(&telemetry),
     };
     let started_us = clock.now_micros();
