@@ -101,14 +101,11 @@ pub(crate) fn respond(problem: &Problem, occurrence: Occurrence) -> Response {
 
 /// A 128-bit identity as a header's value.
 pub(crate) fn hex_value(id: u128) -> HeaderValue {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = [b'0'; 32];
-    let mut rest = id;
-    for place in text.iter_mut().rev() {
-        *place = DIGITS[(rest & 15) as usize];
-        rest >>= 4;
-    }
-    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    let mut text = [0; 32];
+    let digits = hex::encode_to_slice(id.to_be_bytes(), &mut text).ok();
+    digits
+        .and_then(|()| HeaderValue::from_bytes(&text).ok())
+        .unwrap_or_else(|| HeaderValue::from_static(""))
 }
 
 #[cfg(test)]

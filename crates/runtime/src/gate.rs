@@ -88,8 +88,6 @@ impl Gate {
             let mut state = self.state.lock();
             state.next_ticket += 1;
             let ticket = Ticket(state.next_ticket);
-            let (sender, receiver) = oneshot::channel();
-            state.waiting.insert(ticket, sender);
             let now_us = self.clock.now_micros();
             let event = AdmissionEvent::Request {
                 ticket,
@@ -98,7 +96,14 @@ impl Gate {
                 nested,
                 now_us,
             };
-            state.handle(event);
+            // Mostly there is room, and nothing to wait for.
+            match state.handle(event, Some(ticket)) {
+                Some(Ok(())) => return Ok(self.inside(ticket)),
+                Some(Err(refused)) => return Err(refused.problem()),
+                None => {}
+            }
+            let (sender, receiver) = oneshot::channel();
+            state.waiting.insert(ticket, sender);
             Waiting {
                 gate: self,
                 ticket,
@@ -120,26 +125,36 @@ impl Gate {
         match answer {
             Ok(Ok(())) => {
                 waiting.taken = true;
-                Ok(Pass {
-                    gate: Arc::clone(self),
-                    ticket: waiting.ticket,
-                })
+                Ok(self.inside(waiting.ticket))
             }
             Ok(Err(refused)) => Err(refused.problem()),
             Err(_) => Err(Problem::new(Code::ShuttingDown, "the node is stopping")),
         }
     }
 
+    fn inside(self: &Arc<Self>, ticket: Ticket) -> Pass {
+        Pass {
+            gate: Arc::clone(self),
+            ticket,
+        }
+    }
+
     fn leave(&self, ticket: Ticket) {
         let now_us = self.clock.now_micros();
-        self.state
-            .lock()
-            .handle(AdmissionEvent::Finished { ticket, now_us });
+        let event = AdmissionEvent::Finished { ticket, now_us };
+        self.state.lock().handle(event, None);
     }
 }
 
 impl State {
-    fn handle(&mut self, event: AdmissionEvent) {
+    /// Lets in and refuses as admission decides. The answer for `own`, if it has one already, is
+    /// given back.
+    fn handle(
+        &mut self,
+        event: AdmissionEvent,
+        own: Option<Ticket>,
+    ) -> Option<Result<(), Refused>> {
+        let mut answered = None;
         let actions: AdmissionActions = self.admission.handle(event);
         for action in actions {
             let (ticket, answer) = match action {
@@ -156,11 +171,16 @@ impl State {
                     }),
                 ),
             };
+            if Some(ticket) == own {
+                answered = Some(answer);
+                continue;
+            }
             // Whoever went away has left a `Waiting` behind that says so.
             if let Some(sender) = self.waiting.remove(&ticket) {
                 let _ = sender.send(answer);
             }
         }
+        answered
     }
 }
 
@@ -200,15 +220,12 @@ impl Drop for Waiting<'_> {
         }
         let mut state = self.gate.state.lock();
         if state.waiting.remove(&self.ticket).is_some() {
-            state.handle(AdmissionEvent::GiveUp {
-                ticket: self.ticket,
-            });
+            let ticket = self.ticket;
+            state.handle(AdmissionEvent::GiveUp { ticket }, None);
         } else if let Ok(Ok(())) = self.receiver.try_recv() {
             let now_us = self.gate.clock.now_micros();
-            state.handle(AdmissionEvent::Finished {
-                ticket: self.ticket,
-                now_us,
-            });
+            let ticket = self.ticket;
+            state.handle(AdmissionEvent::Finished { ticket, now_us }, None);
         }
     }
 }

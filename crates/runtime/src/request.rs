@@ -458,8 +458,8 @@ impl Admission {
         self.ended = true;
         let code = problem.map(|problem| problem.code);
         let execution = &self.execution;
-        let meter = execution.finish(&self.version.app, self.target.name(), code);
         let now_us = execution.now_us();
+        let meter = execution.finish(&self.version.app, self.target.name(), code, now_us);
         execution
             .inner
             .requests

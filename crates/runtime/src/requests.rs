@@ -16,8 +16,8 @@ pub(crate) struct Entry {
     created_us: u64,
     trace: TraceId,
     key: Option<String>,
-    /// Rung to cancel it.
-    pub(crate) cancel: Arc<Notify>,
+    /// Rung to cancel it, until it has ended.
+    cancel: Option<Arc<Notify>>,
     end: Option<End>,
 }
 
@@ -26,7 +26,7 @@ struct End {
     duration_us: u64,
     meter: Option<Meter>,
     /// Kept for requests that nobody waited for.
-    result: Option<Result<Payload, Problem>>,
+    result: Option<Box<Result<Payload, Problem>>>,
 }
 
 /// The list, bounded in entries and in bytes of kept results.
@@ -38,7 +38,9 @@ pub(crate) struct Requests {
 
 #[derive(Default)]
 struct Table {
-    entries: HashMap<RequestId, Entry>,
+    /// Boxed, so that a new one takes the place of the one that has just made room for it, and
+    /// not of one that was looked at a long time ago.
+    entries: HashMap<RequestId, Box<Entry>>,
     ended: VecDeque<RequestId>,
     with_result: VecDeque<(RequestId, usize)>,
     results_bytes: usize,
@@ -72,7 +74,7 @@ impl Requests {
             created_us: admitted.created_us,
             trace: admitted.trace,
             key: admitted.key,
-            cancel: Arc::clone(&cancel),
+            cancel: Some(Arc::clone(&cancel)),
             end: None,
         };
         let mut table = self.table.lock();
@@ -81,7 +83,7 @@ impl Requests {
             // An earlier try with the same key, which left nothing.
             table.forget(id);
         }
-        table.entries.insert(id, entry);
+        table.entries.insert(id, Box::new(entry));
         cancel
     }
 
@@ -104,7 +106,8 @@ impl Requests {
         let Some(entry) = table.entries.get_mut(&id) else {
             return;
         };
-        if entry.end.is_some() || !Arc::ptr_eq(&entry.cancel, bell) {
+        let is_its_own = |cancel: &mut Arc<Notify>| Arc::ptr_eq(cancel, bell);
+        if entry.cancel.take_if(is_its_own).is_none() {
             return;
         }
         let duration_us = now_us.saturating_sub(entry.created_us);
@@ -112,7 +115,7 @@ impl Requests {
             code,
             duration_us,
             meter,
-            result,
+            result: result.map(Box::new),
         });
         table.running -= 1;
         table.ended.push_back(id);
@@ -144,9 +147,9 @@ impl Requests {
         limit: usize,
     ) -> Vec<RequestSummary> {
         let table = self.table.lock();
-        let mut found: Vec<(&RequestId, &Entry)> = table
-            .entries
-            .iter()
+        let entries = table.entries.iter();
+        let mut found: Vec<(&RequestId, &Entry)> = entries
+            .map(|(id, entry)| (id, &**entry))
             .filter(|(_, entry)| app.is_none_or(|app| &*entry.app == app))
             .filter(|(_, entry)| state.is_none_or(|state| entry.state() == state))
             .collect();
@@ -166,7 +169,7 @@ impl Requests {
             Some(End {
                 result: Some(result),
                 ..
-            }) => Fetched::Ended(result.clone()),
+            }) => Fetched::Ended(Result::clone(result)),
             Some(End { result: None, .. }) => Fetched::Forgotten,
         })
     }
@@ -175,11 +178,9 @@ impl Requests {
     pub(crate) fn cancel(&self, id: RequestId) -> Option<bool> {
         let table = self.table.lock();
         let entry = table.entries.get(&id)?;
-        if entry.end.is_some() {
-            return Some(false);
-        }
-        entry.cancel.notify_one();
-        Some(true)
+        let cancel = entry.cancel.as_ref();
+        cancel.inspect(|cancel| cancel.notify_one());
+        Some(cancel.is_some())
     }
 }
 
@@ -221,8 +222,11 @@ impl Table {
         let held = entry
             .and_then(|entry| entry.end)
             .is_some_and(|end| end.result.is_some());
+        if !held {
+            return;
+        }
         let place = self.with_result.iter().position(|(other, _)| *other == id);
-        if let Some(place) = place.filter(|_| held)
+        if let Some(place) = place
             && let Some((_, bytes)) = self.with_result.remove(place)
         {
             self.results_bytes -= bytes;

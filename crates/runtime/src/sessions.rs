@@ -62,7 +62,7 @@ impl Inner {
         time: Time,
         deadline: Option<Instant>,
     ) -> Result<(), Problem> {
-        if time <= self.store.stable() {
+        if time == Time::ZERO || time <= self.store.stable() {
             return Ok(());
         }
         let (sender, receiver) = oneshot::channel();

@@ -68,17 +68,14 @@ impl Tokens {
     /// The token of what a session has seen.
     #[must_use]
     pub fn token(&self, seen: Seen) -> String {
-        let mut text = format!(
-            "{}{:08x}{:016x}",
-            char::from(VERSION),
-            seen.losses,
-            seen.time.as_u64()
-        );
-        let mac = self.mac.clone().chain_update(&text).finalize().into_bytes();
-        for byte in mac.iter().take(MAC_BYTES) {
-            text.push_str(&format!("{byte:02x}"));
-        }
-        text
+        // Every answer carries one, so it is made without the machinery of formatting.
+        let mut text = [VERSION; LENGTH];
+        let (fields, mac) = text.split_at_mut(FIELDS);
+        put_hex(&seen.losses.to_be_bytes(), &mut fields[1..9]);
+        put_hex(&seen.time.as_u64().to_be_bytes(), &mut fields[9..]);
+        let signature = self.mac.clone().chain_update(fields).finalize();
+        put_hex(&signature.into_bytes()[..MAC_BYTES], mac);
+        String::from_utf8_lossy(&text).into_owned()
     }
 
     /// What a token says.
@@ -111,6 +108,12 @@ impl Tokens {
             time: Time::from_u64(time),
         })
     }
+}
+
+/// The digits of bytes, for which there has to be just the room.
+fn put_hex(bytes: &[u8], room: &mut [u8]) {
+    let fits = hex::encode_to_slice(bytes, room);
+    debug_assert!(fits.is_ok(), "two digits a byte");
 }
 
 #[cfg(test)]

@@ -38,15 +38,22 @@ fn hex(text: &str, digits: usize) -> Option<u128> {
     u128::from_str_radix(text, 16).ok()
 }
 
+/// Writes `N` hexadecimal digits at once: identities are written several times a call.
+fn digits<const N: usize>(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    let mut text = [0; N];
+    hex::encode_to_slice(bytes, &mut text).map_err(|_| fmt::Error)?;
+    f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+}
+
 impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
+        digits::<32>(f, &self.0.to_be_bytes())
     }
 }
 
 impl fmt::Display for SpanId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
+        digits::<16>(f, &self.0.to_be_bytes())
     }
 }
 
@@ -141,8 +148,11 @@ impl FromStr for TraceContext {
 
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let flags = u8::from(self.sampled);
-        write!(f, "00-{}-{}-{flags:02x}", self.trace, self.span)
+        f.write_str("00-")?;
+        self.trace.fmt(f)?;
+        f.write_str("-")?;
+        self.span.fmt(f)?;
+        f.write_str(if self.sampled { "-01" } else { "-00" })
     }
 }
 

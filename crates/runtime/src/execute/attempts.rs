@@ -18,7 +18,7 @@ impl Execution {
         if attempt > 1 {
             *self.attempt_span.lock() = self.span_id();
         }
-        self.died.send_replace(None);
+        *self.died.lock() = None;
         *self.session.lock() = None;
         self.session();
     }
@@ -45,19 +45,21 @@ impl Execution {
         let attempts = self.inner.options.limits.crash_retries.saturating_add(1);
         let can = self.attempt() < attempts && !self.has_streamed.load(Ordering::Relaxed);
         if can {
-            self.died.send_replace(Some(problem.clone()));
+            *self.died.lock() = Some(problem.clone());
+            self.death_bell.notify_one();
         }
         can
     }
 
     /// Waits until a worker has died, and says of what.
     pub(crate) async fn died(&self) -> Problem {
-        let mut receiver = self.died.subscribe();
-        let died = receiver.wait_for(Option::is_some).await;
-        // The sender lives as long as this.
-        died.ok().and_then(|died| died.clone()).unwrap_or_else(|| {
-            Problem::new(Code::Internal, "an attempt that ended without a reason")
-        })
+        loop {
+            if let Some(problem) = self.died.lock().clone() {
+                return problem;
+            }
+            // It may still ring for an attempt before.
+            self.death_bell.notified().await;
+        }
     }
 
     /// Some of the items that left were not kept.

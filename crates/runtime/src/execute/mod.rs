@@ -34,7 +34,7 @@ use tidemill_lattice::{Payload, Time};
 use tidemill_problem::{Code, Problem};
 use tidemill_session::Buffer;
 use tidemill_telemetry::{Meter, Span, SpanId, SpanKind, TraceContext};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 /// Spans of one request need only differ from each other and be hard to meet elsewhere: an
@@ -56,8 +56,10 @@ pub(crate) struct Execution {
     attempt: AtomicU32,
     /// The span that hand-offs of this attempt hang on.
     attempt_span: Mutex<SpanId>,
-    /// Told when a worker died and the request can be run again.
-    died: watch::Sender<Option<Problem>>,
+    /// Of what a worker died in the attempt that runs, where the request can be run again.
+    died: Mutex<Option<Problem>>,
+    /// Rung then.
+    death_bell: Notify,
     /// Items have left, which can not be taken back.
     pub(crate) has_streamed: AtomicBool,
     has_dropped_items: AtomicBool,
@@ -153,7 +155,8 @@ impl Execution {
             session: Mutex::default(),
             attempt: AtomicU32::new(0),
             attempt_span: Mutex::new(span),
-            died: watch::Sender::new(None),
+            died: Mutex::default(),
+            death_bell: Notify::new(),
             has_streamed: AtomicBool::new(false),
             has_dropped_items: AtomicBool::new(false),
             has_recorded_steps: AtomicBool::new(false),
@@ -247,6 +250,22 @@ impl Execution {
         start_us: u64,
         error: Option<Code>,
     ) {
+        if self.trace.sampled {
+            let times_us = (start_us, self.now_us());
+            self.span_of(kind, name, id, parent, times_us, error);
+        }
+    }
+
+    /// Keeps a span that lasted from one time to another.
+    pub(crate) fn span_of(
+        &self,
+        kind: SpanKind,
+        name: &Arc<str>,
+        id: SpanId,
+        parent: Option<SpanId>,
+        (start_us, end_us): (u64, u64),
+        error: Option<Code>,
+    ) {
         if !self.trace.sampled {
             return;
         }
@@ -258,23 +277,22 @@ impl Execution {
             kind,
             name: Arc::clone(name),
             start_us,
-            duration_us: self.now_us().saturating_sub(start_us),
+            duration_us: end_us.saturating_sub(start_us),
             error: error.map(Code::as_str),
         };
         self.spans.lock().push(span);
     }
 
     /// Writes down what the request was and used, now that it has ended.
-    pub(crate) fn finish(&self, app: &Arc<str>, function: &Arc<str>, code: Option<Code>) -> Meter {
-        let id = self.trace.span;
-        self.span(
-            SpanKind::Request,
-            function,
-            id,
-            self.parent,
-            self.started_us,
-            code,
-        );
+    pub(crate) fn finish(
+        &self,
+        app: &Arc<str>,
+        function: &Arc<str>,
+        code: Option<Code>,
+        now_us: u64,
+    ) -> Meter {
+        let (id, times_us) = (self.trace.span, (self.started_us, now_us));
+        self.span_of(SpanKind::Request, function, id, self.parent, times_us, code);
         let telemetry = &self.inner.telemetry;
         telemetry.spans.record_all(&mut self.spans.lock());
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -283,7 +301,7 @@ impl Execution {
             app: Arc::clone(app),
             function: Arc::clone(function),
             started_us: self.started_us,
-            duration_us: self.now_us().saturating_sub(self.started_us),
+            duration_us: now_us.saturating_sub(self.started_us),
             cpu_us: load(&self.used.cpu_us),
             memory_byte_ms: load(&self.used.memory_byte_ms),
             bytes_in: load(&self.used.bytes_in),

@@ -63,6 +63,8 @@ impl Child {
 pub(super) struct Done {
     pub(super) buffer: Arc<Buffer>,
     pub(super) messages: Vec<bytes::Bytes>,
+    /// When it was over.
+    pub(super) ended_us: u64,
 }
 
 impl Guest {
@@ -70,7 +72,7 @@ impl Guest {
         handoff: &Handoff<'_>,
         step: StepId,
         function: &Arc<Function>,
-        span: SpanId,
+        (span, begun_us): (SpanId, u64),
         ended: &BTreeMap<StepId, Arc<Buffer>>,
         deadline: Instant,
     ) -> Self {
@@ -82,7 +84,7 @@ impl Guest {
             step,
             span,
             attempt: handoff.attempt,
-            begun_us: handoff.execution.now_us(),
+            begun_us,
             deadline,
             view: handoff.view(step, ended),
             calls_made: 0,
@@ -92,24 +94,30 @@ impl Guest {
         }
     }
 
+    pub(super) fn begun_us(&self) -> u64 {
+        self.begun_us
+    }
+
     pub(super) fn now_us(&self) -> u64 {
         self.execution.now_us()
     }
 
-    /// Takes note of the memory that the run held.
-    pub(super) fn meter(&self, memory_bytes: u64) {
-        let ran_us = self.now_us().saturating_sub(self.begun_us);
+    /// Takes note of the memory that the run held until now.
+    pub(super) fn meter(&self, memory_bytes: u64, now_us: u64) {
+        let ran_us = now_us.saturating_sub(self.begun_us);
         let byte_ms = memory_bytes.saturating_mul(ran_us) / 1000;
         let used = &self.execution.used.memory_byte_ms;
         used.fetch_add(byte_ms, Ordering::Relaxed);
     }
 
     /// Waits for the children that nobody waited for, and ends the run.
-    pub(super) async fn finish(mut self: Box<Self>) -> Result<Done, Problem> {
+    pub(super) async fn finish(mut self: Box<Self>, now_us: u64) -> Result<Done, Problem> {
+        let mut ended_us = now_us;
         while let Some((_, child)) = self.children.pop_first() {
             match child.ended().await {
                 Ok(outcome) => {
                     self.take_over(outcome);
+                    ended_us = self.now_us();
                 }
                 Err(problem) if problem.code == Code::Cancelled => {}
                 Err(problem) => return Err(problem),
@@ -118,6 +126,7 @@ impl Guest {
         Ok(Done {
             buffer: self.view.finish(),
             messages: self.messages,
+            ended_us,
         })
     }
 

@@ -30,6 +30,8 @@ struct Running<'a> {
     values: BTreeMap<StepId, Payload>,
     ended: BTreeMap<StepId, Arc<Buffer>>,
     messages: Vec<bytes::Bytes>,
+    /// When the clock was looked at last: a step begins when the one before it has ended.
+    now_us: u64,
 }
 
 /// Runs the fragment once.
@@ -47,15 +49,16 @@ pub(super) async fn run(
         values: values.clone(),
         ended: buffers.clone(),
         messages: Vec::new(),
+        now_us: start_us,
     };
     let ran = running.steps(input).await;
     let code = ran.as_ref().err().map(|failure| failure.problem.code);
-    execution.span(
+    execution.span_of(
         SpanKind::Handoff,
         &execution.inner.names.handoff,
         running.span,
         Some(handoff.place.span),
-        start_us,
+        (start_us, running.now_us),
         code,
     );
     ran?;
@@ -67,7 +70,7 @@ impl Running<'_> {
         let (steps, functions) = (&self.handoff.fragment.steps, self.handoff.functions);
         for (id, function) in steps.iter().zip(functions) {
             let execution = self.handoff.execution;
-            let (span, start_us) = (execution.span_id(), execution.now_us());
+            let (span, start_us) = (execution.span_id(), self.now_us);
             let ran = match self.given(*id, function, input) {
                 Ok(given) => self.step(*id, function, span, given).await,
                 Err(problem) => Err(Failure {
@@ -77,11 +80,13 @@ impl Running<'_> {
             };
             let code = ran.as_ref().err().map(|failure| failure.problem.code);
             if code.is_none() {
-                let run_us = execution.now_us().saturating_sub(start_us);
+                let run_us = self.now_us.saturating_sub(start_us);
                 self.handoff.version.observe(function, run_us);
+            } else {
+                self.now_us = execution.now_us();
             }
-            let parent = Some(self.span);
-            execution.span(SpanKind::Step, &function.name, span, parent, start_us, code);
+            let (parent, times_us) = (Some(self.span), (start_us, self.now_us));
+            execution.span_of(SpanKind::Step, &function.name, span, parent, times_us, code);
             ran?;
         }
         Ok(())
@@ -115,7 +120,8 @@ impl Running<'_> {
         let execution = self.handoff.execution;
         let own = Instant::now() + Duration::from_millis(function.spec.timeout_ms);
         let deadline = execution.deadline.map_or(own, |whole| whole.min(own));
-        let guest = Guest::new(self.handoff, id, function, span, &self.ended, deadline);
+        let begun = (span, self.now_us);
+        let guest = Guest::new(self.handoff, id, function, begun, &self.ended, deadline);
         let now_us = || execution.now_us();
         let processor_us = &execution.used.cpu_us;
         let running = Timed::new(now_us, processor_us, run_step(guest, function, given));
@@ -126,6 +132,7 @@ impl Running<'_> {
             });
         };
         let (value, done) = ran?;
+        self.now_us = done.ended_us;
         let limit = execution.inner.options.limits.payload_bytes;
         if value.body.len() > limit {
             return Err(Failure {
@@ -179,8 +186,8 @@ async fn run_step(
             again: Again::Never,
         });
     };
-    let now_us = guest.now_us();
-    let mut lease = acquire(pool, function, now_us).await?;
+    let begun_us = guest.begun_us();
+    let mut lease = acquire(pool, function, begun_us).await?;
     let Some(instance) = lease.instance() else {
         return Err(Failure {
             problem: internal("a lease without an instance"),
@@ -190,7 +197,7 @@ async fn run_step(
     let (platform, called) = instance.call(Box::new(guest), given).await;
     let bytes = instance.memory_bytes() as u64;
     let guest = platform.and_then(own_guest);
-    let now_us = guest.as_ref().map_or(now_us, |guest| guest.now_us());
+    let now_us = guest.as_ref().map_or(begun_us, |guest| guest.now_us());
     lease.give_back(now_us);
     let Some(guest) = guest else {
         return Err(Failure {
@@ -198,10 +205,10 @@ async fn run_step(
             again: Again::Never,
         });
     };
-    guest.meter(bytes);
+    guest.meter(bytes, now_us);
     match called {
         // The writes of children that nobody waited for join, too.
-        Ok(value) => match guest.finish().await {
+        Ok(value) => match guest.finish(now_us).await {
             Ok(done) => Ok((value, done)),
             Err(problem) => Err(Failure {
                 problem,
