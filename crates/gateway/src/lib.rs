@@ -7,6 +7,7 @@
 //! the reading version of what it serves, `openapi.json` the exact one.
 
 mod access;
+mod again;
 mod apps;
 mod backup;
 mod body;

@@ -1,6 +1,7 @@
 //! Connections: accepting them, bounding how long they may dawdle, and ending
 //! them when the node stops. It must not know what is served on them.
 
+use crate::again::Again;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -47,7 +48,7 @@ pub async fn serve(listener: TcpListener, router: Router, mut stopping: watch::R
         let connection = connections.watch(connection);
         tokio::spawn(async move {
             // A connection that breaks is its client's affair.
-            if let Err(error) = connection.await {
+            if let Err(error) = Again::new(connection).await {
                 tracing::debug!(%error, "a connection ended early");
             }
         });
