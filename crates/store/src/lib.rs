@@ -82,9 +82,10 @@ pub const PROVISIONAL: Time = Time::MAX;
 /// What a commit's answer promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Durability {
-    /// In this process. A commit has also been handed to the operating system: it outlives the
-    /// process, but the last moments are lost with the machine. An update follows it within
-    /// milliseconds, in the order of what was seen.
+    /// In this process; the log follows within milliseconds, in the order of what was seen. A
+    /// commit that leaves a record or messages, or consumes one, is with the operating system
+    /// before it is answered, since whoever repeats it must be told the same: it outlives the
+    /// process, but the last moments are lost with the machine.
     Memory,
     /// On stable storage (a data sync, shared by all commits of one group).
     Durable,

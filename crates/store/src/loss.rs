@@ -1,16 +1,16 @@
 //! How often a tail of what had been answered was lost, and how far state reached each time.
 //!
-//! An answer of [`Durability::Memory`](crate::Durability) may be lost with the machine, and one of
-//! an update also with the process. Afterwards times go on above those that were lost, so a time
+//! An answer of [`Durability::Memory`](crate::Durability) may be lost with the machine, and one that
+//! was given before the log had it, of an update or of a plain commit, also with the process. Afterwards times go on above those that were lost, so a time
 //! alone does not tell whether what somebody saw is still here: together with the number of losses
 //! at that time it does.
 //!
 //! What can be known is kept in a small file. Before a life's first answer that may be lost, it
 //! says so there, durably, with the identity of the machine's boot; an orderly end takes that
 //! back. A life that is found to have ended otherwise has lost something if it gave such answers:
-//! commits only with the machine, so not where the boot is still the same; updates also with the
-//! process. Whether really something was missing can not be told, so it counts as a loss. How far
-//! state reaches for certain: without updates through the greatest time in the log, since commits
+//! what the log had only with the machine, so not where the boot is still the same; the others also
+//! with the process. Whether really something was missing can not be told, so it counts as a loss. How far
+//! state reaches for certain: without the others through the greatest time in the log, since commits
 //! are logged in the order of their times; with them through the greatest snapshot of an entry,
 //! since everything at or below it was with the log before that entry.
 
@@ -31,7 +31,7 @@ const MAGIC: [u8; 5] = *b"loss\x01";
 const CHECKSUM_BYTES: usize = 8;
 /// Losses remembered one by one. Whoever had seen something before older ones has lost it.
 const KEPT: usize = 4096;
-/// The life has answered commits, or updates, that may be lost.
+/// The life has answered what may be lost: what the log had, and what it had not.
 const COMMITS: u8 = 1;
 const UPDATES: u8 = 2;
 
@@ -141,7 +141,7 @@ impl Losses {
         self.note(COMMITS)
     }
 
-    /// The same of an update.
+    /// The same of what is answered before the log has it.
     pub(crate) fn updates(&self) -> Result<(), Error> {
         self.note(UPDATES)
     }

@@ -38,6 +38,8 @@ pub(crate) struct Queue {
     pub(crate) closing: bool,
     /// The sequencer waits and must be woken.
     pub(crate) idle: bool,
+    /// It waits for entries to gather, and not for long.
+    lingers: bool,
 }
 
 /// A commit, and whom to answer. Its snapshot stays pinned until its deltas are applied.
@@ -72,7 +74,7 @@ impl Queue {
             waits,
         });
         // The first begins the time in which others gather.
-        let wakes = self.idle && (self.is_urgent || is_first);
+        let wakes = self.idle && (self.is_urgent || is_first && !self.lingers);
         (self.tickets, wakes)
     }
 
@@ -99,6 +101,7 @@ impl Queue {
     pub(crate) fn is_light(&self) -> bool {
         let is_memory = |queued: &Queued| queued.commit.durability == Durability::Memory;
         self.commits.len() <= LIGHT_COMMITS
+            && self.chunk_bytes <= URGENT_BYTES
             && !self.closing
             && self.commits.iter().all(is_memory)
             && !self.chunks.iter().any(|chunk| chunk.waits)
@@ -120,8 +123,10 @@ impl Inner {
                 LINGER
             };
             queue.idle = true;
+            queue.lingers = time == LINGER;
             let waited = self.wake.wait_for(&mut queue, time);
             queue.idle = false;
+            queue.lingers = false;
             if waited.timed_out() {
                 break;
             }

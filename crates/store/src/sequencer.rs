@@ -60,6 +60,17 @@ struct Group {
 }
 
 impl Group {
+    /// Whether its commits may be seen and answered before the log has them, as what shards write
+    /// is: nobody waits for the disk, and nothing of them is looked for there.
+    fn may_wait(&self) -> bool {
+        let is_plain = |commit: &Commit| {
+            commit.record.is_none() && commit.messages.is_empty() && commit.consumes.is_none()
+        };
+        !self.durable
+            && !self.commits.is_empty()
+            && self.commits.iter().all(|placed| is_plain(&placed.commit))
+    }
+
     fn is_full(&self) -> bool {
         self.commits.len() >= GROUP_COMMITS || self.entries.len() + self.record_bytes >= GROUP_BYTES
     }
@@ -139,7 +150,8 @@ impl Sequencer {
             let closing = sequencer.gather(&mut commits, &mut chunks);
             let idle = commits.is_empty() && chunks.is_empty();
             if !idle {
-                sequencer.groups(&mut commits, &mut chunks);
+                let group = sequencer.groups(&mut commits, &mut chunks);
+                sequencer.write_some(group);
             }
             let now_us = inner.clock.now_micros();
             sequencer.checkpoint_step(now_us);
@@ -172,7 +184,14 @@ impl Sequencer {
         let (mut commits, mut chunks) = (Vec::new(), Vec::new());
         queue.take(&mut commits, &mut chunks);
         MutexGuard::unlocked(queue, || {
-            let work = AssertUnwindSafe(|| sequencer.groups(&mut commits, &mut chunks));
+            let work = AssertUnwindSafe(|| {
+                let group = sequencer.groups(&mut commits, &mut chunks);
+                if group.may_wait() {
+                    sequencer.defer(group);
+                } else {
+                    sequencer.write_some(group);
+                }
+            });
             if catch_unwind(work).is_err() {
                 tracing::error!("writing the log ended in a panic");
                 drop(Closer(Arc::clone(&sequencer.inner)));
@@ -195,8 +214,9 @@ impl Sequencer {
         queue.closing
     }
 
-    /// Chunks come first: a commit may have read what is in them.
-    fn groups(&mut self, commits: &mut Vec<Queued>, chunks: &mut Vec<Chunk>) {
+    /// Gathers what was queued, and writes what is a group's worth; answers the rest. Chunks come
+    /// first: a commit may have read what is in them.
+    fn groups(&mut self, commits: &mut Vec<Queued>, chunks: &mut Vec<Chunk>) -> Group {
         let now_us = self.inner.clock.now_micros();
         let mut group = Group::default();
         for chunk in chunks.drain(..) {
@@ -223,16 +243,34 @@ impl Sequencer {
                 self.write(std::mem::take(&mut group));
             }
         }
+        group
+    }
+
+    fn write_some(&mut self, group: Group) {
         if !group.entries.is_empty() {
             self.write(group);
         }
     }
 
-    /// Writes what shards have handed over by now.
+    /// Leaves a group to the log's thread, in front of whatever may come to see it, and publishes
+    /// it before it is written.
+    fn defer(&mut self, mut group: Group) {
+        let entries = std::mem::take(&mut group.entries);
+        let counters = &self.inner.counters;
+        let count = group.commits.len() as u64;
+        counters.commits.fetch_add(count, Ordering::Relaxed);
+        let taken = group.chunk_bytes as u64;
+        self.inner.backlog.fetch_sub(taken, Ordering::Relaxed);
+        self.inner.hand_over(self.slot(), entries, false);
+        self.publish(group);
+    }
+
+    /// Writes what has been handed over by now.
     pub(crate) fn catch_up(&mut self) {
         let mut chunks = self.inner.queue.lock().take_chunks();
         if !chunks.is_empty() {
-            self.groups(&mut Vec::new(), &mut chunks);
+            let group = self.groups(&mut Vec::new(), &mut chunks);
+            self.write_some(group);
         }
     }
 

@@ -274,7 +274,7 @@ fn a_torn_journal_loses_its_end_and_nothing_else() {
     drop(open(&whole));
     let store = open(&whole);
     for i in 0..COMMITS {
-        write(
+        write_durable(
             &store,
             &[set(&format!("{i:02}"), &"x".repeat(700)), add("n", 1)],
         );

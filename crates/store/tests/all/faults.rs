@@ -73,7 +73,7 @@ fn a_failed_write_has_no_effect_and_stops_writing_but_not_reading() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let disk = FaultyDisk::new();
         let store = faulty(directory.path(), &disk);
-        write(&store, &[set("a", "1"), set("b", "1")]);
+        write_durable(&store, &[set("a", "1"), set("b", "1")]);
         disk.fail_at(step);
         let failed = send(&store, durable(&store, "a", "2"));
         assert!(matches!(failed, Err(Error::Io { .. })), "{failed:?}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use tidemill_lattice::{Cell, Op, Time};
-use tidemill_store::{Durability, Embedded, Options, Store, Update};
+use tidemill_store::{Durability, Embedded, Options, RequestRecord, Store, Update};
 
 use crate::support::*;
 
@@ -40,6 +40,20 @@ fn write_as(store: &Embedded, name: &str, durability: Durability) -> Time {
     let at = store.snapshot();
     let mut commit = commit(&at, deltas(store, &at, &[add(name, 1)]));
     commit.durability = durability;
+    send(store, commit).expect("commits").time
+}
+
+/// A commit in memory that leaves a record, which is looked for in the log's engine.
+fn write_recorded(store: &Embedded, name: &str) -> Time {
+    let at = store.snapshot();
+    let mut commit = commit(&at, deltas(store, &at, &[add(name, 1)]));
+    commit.request = u128::from(at.time().as_u64());
+    commit.record = Some(RequestRecord {
+        digest: 1,
+        result: "done".into(),
+        expires_us: u64::MAX,
+        refused_until_us: u64::MAX,
+    });
     send(store, commit).expect("commits").time
 }
 
@@ -81,12 +95,12 @@ fn durable_answers_and_orderly_ends_lose_nothing() {
 }
 
 #[test]
-fn commits_in_memory_are_lost_with_the_machine_and_not_with_the_process() {
+fn records_in_memory_are_lost_with_the_machine_and_not_with_the_process() {
     let (directory, disk) = (tempfile::tempdir().expect("a directory"), FaultyDisk::new());
     let store = open_on(directory.path(), &disk);
-    let first = write_as(&store, "a", Durability::Memory);
+    let first = write_recorded(&store, "a");
     let killed = image(directory.path());
-    let second = write_as(&store, "a", Durability::Memory);
+    let second = write_recorded(&store, "a");
     assert_eq!(
         open_on(killed.path(), &disk).losses(),
         0,
@@ -105,16 +119,16 @@ fn commits_in_memory_are_lost_with_the_machine_and_not_with_the_process() {
 fn what_was_answered_and_is_missing_is_known_by_its_time() {
     let (directory, disk) = (tempfile::tempdir().expect("a directory"), FaultyDisk::new());
     let store = open_on(directory.path(), &disk);
-    let first = write_as(&store, "a", Durability::Memory);
+    let first = write_recorded(&store, "a");
     let torn = image(directory.path());
-    let second = write_as(&store, "a", Durability::Memory);
+    let second = write_recorded(&store, "a");
     drop(store);
     disk.reboot();
     let again = open_on(torn.path(), &disk);
     assert_eq!(again.losses(), 1);
     assert!(again.has_kept(0, first) && !again.has_kept(0, second));
     assert!(again.has_kept(1, second), "a time of the new life");
-    let third = write_as(&again, "a", Durability::Memory);
+    let third = write_recorded(&again, "a");
     let twice = image(torn.path());
     disk.reboot();
     let later = open_on(twice.path(), &disk);
@@ -124,20 +138,76 @@ fn what_was_answered_and_is_missing_is_known_by_its_time() {
 }
 
 #[test]
-fn updates_in_memory_may_be_lost_with_the_process() {
+fn what_is_in_memory_may_be_lost_with_the_process() {
+    let is_commit = |is_commit: bool| {
+        let (directory, disk) = (tempfile::tempdir().expect("a directory"), FaultyDisk::new());
+        let store = open_on(directory.path(), &disk);
+        let first = write_as(&store, "a", Durability::Durable);
+        let at = store.snapshot().time();
+        assert!(at >= first);
+        write_as(&store, "a", Durability::Durable);
+        let last = if is_commit {
+            write_as(&store, "a", Durability::Memory)
+        } else {
+            update(&store, "a", Durability::Memory)
+        };
+        let killed = image(directory.path());
+        drop(store);
+        let again = open_on(killed.path(), &disk);
+        assert_eq!(again.losses(), 1, "the same boot, but the process is gone");
+        assert!(again.has_kept(0, first), "the second commit had seen it");
+        assert!(!again.has_kept(0, last));
+    };
+    is_commit(true);
+    is_commit(false);
+}
+
+/// The sum of a counter, in what a kill leaves now.
+fn sum_after_a_kill(directory: &Path, disk: &Arc<FaultyDisk>, name: &str) -> Option<String> {
+    let killed = image(directory);
+    let again = open_on(killed.path(), disk);
+    let at = again.snapshot();
+    let cell = again.read_at(&key(name), &at).expect("reads")?;
+    show(&cell, &at)
+}
+
+#[test]
+fn what_is_durable_takes_with_it_what_it_may_have_seen() {
     let (directory, disk) = (tempfile::tempdir().expect("a directory"), FaultyDisk::new());
     let store = open_on(directory.path(), &disk);
-    let first = write_as(&store, "a", Durability::Durable);
-    let at = store.snapshot().time();
-    assert!(at >= first);
-    write_as(&store, "a", Durability::Durable);
-    let last = update(&store, "a", Durability::Memory);
-    let killed = image(directory.path());
-    drop(store);
-    let again = open_on(killed.path(), &disk);
-    assert_eq!(again.losses(), 1, "the same boot, but the process is gone");
-    assert!(again.has_kept(0, first), "the second commit had seen it");
-    assert!(!again.has_kept(0, last));
+    let ends: [&dyn Fn() -> Time; 4] = [
+        &|| write_as(&store, "b", Durability::Durable),
+        &|| update(&store, "c", Durability::Durable),
+        &|| write_recorded(&store, "d"),
+        &|| store.checkpoint().expect("a checkpoint"),
+    ];
+    for (round, end) in ends.iter().enumerate() {
+        for _ in 0..100 {
+            write_as(&store, "a", Durability::Memory);
+        }
+        end();
+        let sum = sum_after_a_kill(directory.path(), &disk, "a");
+        assert_eq!(sum, Some((100 * (round + 1)).to_string()), "round {round}");
+    }
+}
+
+#[test]
+fn what_is_in_memory_reaches_the_log_by_itself() {
+    let (directory, disk) = (tempfile::tempdir().expect("a directory"), FaultyDisk::new());
+    let store = open_on(directory.path(), &disk);
+    for round in 1..=3 {
+        // Whoever commits on and on does not put the log off.
+        let begun = store.stats().flushes;
+        let mut sum = 0;
+        while store.stats().flushes < begun + 3 {
+            write_as(&store, &format!("k{round}"), Durability::Memory);
+            sum += 1;
+        }
+        assert!(sum > 0);
+        let kept = sum_after_a_kill(directory.path(), &disk, &format!("k{round}"));
+        let kept: i64 = kept.map_or(0, |kept| kept.parse().expect("a number"));
+        assert!((1..=sum).contains(&kept), "{kept} of {sum}");
+    }
 }
 
 #[test]

@@ -3,14 +3,14 @@
 use tempfile::tempdir;
 use tidemill_store::Store;
 
-use crate::support::{get, open, set, write};
+use crate::support::{get, open, set, write, write_durable};
 
 #[test]
 fn reads_are_told_apart_by_tier() {
     let directory = tempdir().expect("a directory");
     let store = open(directory.path());
     for name in ["a", "b", "c"] {
-        write(&store, &[set(name, "x")]);
+        write_durable(&store, &[set(name, "x")]);
     }
     let observed = store.observe();
     let writes: u64 = observed.shards.iter().map(|shard| shard.writes).sum();

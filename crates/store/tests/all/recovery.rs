@@ -123,7 +123,7 @@ fn after_damage(
     let store = open(directory.path());
     let names: Vec<String> = (0..5).map(|i| i.to_string()).collect();
     for name in &names {
-        write(&store, &[set(name, "1")]);
+        write_durable(&store, &[set(name, "1")]);
     }
     drop(store);
     let (database, log) = keyspace(directory.path(), "log");

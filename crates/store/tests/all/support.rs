@@ -157,6 +157,14 @@ pub(crate) fn write(store: &dyn Store, ops: &[(Key, Op)]) -> Committed {
     try_write(store, ops).expect("the commit succeeds")
 }
 
+/// The same, durably, so that the log has it in a group of its own.
+pub(crate) fn write_durable(store: &dyn Store, ops: &[(Key, Op)]) -> Committed {
+    let at = store.snapshot();
+    let mut commit = commit(&at, deltas(store, &at, ops));
+    commit.durability = Durability::Durable;
+    send(store, commit).expect("the commit succeeds")
+}
+
 pub(crate) fn set(name: &str, body: &str) -> (Key, Op) {
     (key(name), Op::RegisterSet(text(body)))
 }
