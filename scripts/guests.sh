@@ -161,6 +161,10 @@ case ${1:-}:$# in
     small fixture $data/fixture.wasm
     small http $data/http.wasm
     small imports-unknown $data/imports-unknown.wasm
+    for name in echo; do
+      npm exec --yes --package="@bytecodealliance/jco@$jco" -- jco parse $data/$name.wat -o $data/$name.wasm
+      echo "$data/$name.wasm: $(wc -c < $data/$name.wasm) bytes"
+    done
     small reviews examples/reviews/steps.wasm
     ;;
   rust:3) rust "$2" "$3" ;;

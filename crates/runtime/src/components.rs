@@ -27,6 +27,9 @@ impl Components {
             options: tidemill_wasm::Options {
                 instances_max: options.limits.instances,
                 component_bytes_max: options.limits.payload_bytes,
+                code_bytes_max: options.limits.compiled_bytes,
+                // A value, and what comes with it.
+                transfer_bytes_max: options.limits.payload_bytes.saturating_mul(2),
                 ..tidemill_wasm::Options::default()
             },
             cache_bytes: options.limits.compiled_bytes,
@@ -43,6 +46,14 @@ impl Components {
         let started = Engine::start(&self.options, Some(cache))
             .map_err(|error| Problem::new(Code::LoadFailed, error.to_string()))?;
         Ok(Arc::clone(engine.insert(started)))
+    }
+
+    /// Lets instances and code that nobody has called for long go.
+    pub(crate) fn tick(&self, now_us: u64) {
+        let engine = self.engine.lock().clone();
+        if let Some(engine) = engine {
+            engine.tick(now_us);
+        }
     }
 }
 

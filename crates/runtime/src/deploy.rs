@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tidemill_lattice::{Clock, Key, Op, Payload, Value};
+use tidemill_lattice::{Key, Op, Payload, Value};
 use tidemill_problem::{Code, Problem};
 use tidemill_session::{Request, View};
 use tidemill_telemetry::LogLine;
@@ -74,7 +74,7 @@ impl Runtime {
             ));
         }
         let hash = content_hash(&archive);
-        let _one = self.inner.deploying.lock().await;
+        let _one = self.inner.deploying.turn(app).await;
         let deployed = |version: &Version, changed| Deployed {
             app: app.to_owned(),
             version: version.hash.clone(),
@@ -113,9 +113,15 @@ impl Runtime {
                 None
             }
         };
-        drop(apps);
+        let mut working = self.inner.working.lock();
+        if version.groups.is_empty() {
+            working.remove(&version.app);
+        } else {
+            working.insert(Arc::clone(&version.app), Arc::clone(version));
+        }
+        drop((working, apps));
         if let Some(old) = old {
-            retire_when_idle(old, Arc::clone(&self.inner.clock));
+            retire_when_idle(old);
         }
     }
 
@@ -237,7 +243,7 @@ impl Runtime {
     }
 
     async fn remove_app(&self, name: &str, delete_state: bool) -> Result<(), Problem> {
-        let _one = self.inner.deploying.lock().await;
+        let _one = self.inner.deploying.turn(name).await;
         let version = self.inner.version(name)?;
         let session = Request::begin(0, Arc::clone(&self.inner.store));
         let mut view = session.view(Vec::new(), 0);
@@ -245,7 +251,8 @@ impl Runtime {
         write(&mut view, &archive_key(name, &version.hash)?, &Op::Delete)?;
         self.commit_view(&session, view).await?;
         self.inner.apps.write().remove(name);
-        retire_when_idle(version, Arc::clone(&self.inner.clock));
+        self.inner.working.lock().remove(name);
+        retire_when_idle(version);
         if delete_state {
             self.delete_state(name).await?;
         }
@@ -313,10 +320,10 @@ fn write(view: &mut View, key: &Key, op: &Op) -> Result<(), Problem> {
 
 /// Requests that run on a version may still need more of its workers, so it lets go
 /// of them only when nobody holds it any more.
-fn retire_when_idle(version: Arc<Version>, clock: Arc<dyn Clock>) {
+fn retire_when_idle(version: Arc<Version>) {
     tokio::spawn(async move {
         while Arc::strong_count(&version) > 1 {
-            version.tick(clock.now_micros());
+            version.tick();
             tokio::time::sleep(crate::TICK).await;
         }
         version.retire();

@@ -10,9 +10,9 @@ use crate::rundir::RunDirectory;
 use crate::shm::SharedValues;
 use crate::worker::Shop;
 use parking_lot::{Mutex, RwLock};
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Weak};
 use tidemill_lattice::{Clock, Entropy};
 use tidemill_problem::{Code, Problem};
 use tidemill_session::Tokens;
@@ -27,6 +27,8 @@ pub(crate) struct Inner {
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) shared: Arc<SharedValues>,
     pub(crate) apps: RwLock<BTreeMap<String, Arc<App>>>,
+    /// The versions that serve and that worker processes run, by app.
+    pub(crate) working: Mutex<BTreeMap<Arc<str>, Arc<Version>>>,
     pub(crate) requests: Requests,
     /// Requests with a key that are on their way.
     pub(crate) in_flight: Mutex<Flights>,
@@ -36,8 +38,7 @@ pub(crate) struct Inner {
     pub(crate) bundles: Arc<Bundles>,
     /// The interpreter's version, once it was asked.
     pub(crate) python_version: tokio::sync::OnceCell<String>,
-    /// One deploy at a time: the last one to begin is the last one to serve.
-    pub(crate) deploying: tokio::sync::Mutex<()>,
+    pub(crate) deploying: Deploying,
     pub(crate) gate: Arc<Gate>,
     /// What runs WebAssembly.
     pub(crate) components: Components,
@@ -46,6 +47,28 @@ pub(crate) struct Inner {
     pub(crate) stopping: AtomicBool,
     pub(crate) names: Names,
     pub(crate) run_directories: [RunDirectory; 2],
+}
+
+/// Whose turn it is to deploy: of one app one at a time, so that the last one to begin is the last
+/// one to serve; different apps beside each other.
+#[derive(Default)]
+pub(crate) struct Deploying(Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>);
+
+impl Deploying {
+    /// Waits for the app's turn, which lasts as long as this is held.
+    pub(crate) async fn turn(&self, app: &str) -> tokio::sync::OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.0.lock();
+            turns.retain(|_, turn| turn.strong_count() > 0);
+            let known = turns.get(app).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                let turn = Arc::default();
+                turns.insert(app.to_owned(), Arc::downgrade(&turn));
+                turn
+            })
+        };
+        turn.lock_owned().await
+    }
 }
 
 /// Names of spans that are the same for every request.

@@ -39,7 +39,7 @@ pub use tidemill_wasm::{Exchange, Head};
 use app::{Bundles, Environments};
 use components::Components;
 use gate::Gate;
-use inner::{Inner, Names};
+use inner::{Deploying, Inner, Names};
 use once::Flights;
 use parking_lot::{Mutex, RwLock};
 use requests::Requests;
@@ -203,9 +203,10 @@ impl Runtime {
             telemetry: parts.telemetry,
             shared: Arc::new(shared),
             apps: RwLock::new(BTreeMap::new()),
+            working: Mutex::default(),
             shop,
             python_version: tokio::sync::OnceCell::new(),
-            deploying: tokio::sync::Mutex::new(()),
+            deploying: Deploying::default(),
             gate,
             components,
             next_function: AtomicU64::new(1),
@@ -234,6 +235,7 @@ impl Runtime {
         let _ = tokio::time::timeout(STOP_GRACE, finished).await;
         self.inner.bundles.keep();
         let apps = std::mem::take(&mut *self.inner.apps.write());
+        self.inner.working.lock().clear();
         for app in apps.values() {
             app.current().retire();
         }
@@ -468,15 +470,11 @@ async fn tick(inner: std::sync::Weak<Inner>) {
     loop {
         interval.tick().await;
         let Some(inner) = inner.upgrade() else { return };
-        let versions: Vec<_> = inner
-            .apps
-            .read()
-            .values()
-            .map(|app| app.current())
-            .collect();
-        let now_us = inner.clock.now_micros();
+        // Components that nobody calls take no time here, however many there are.
+        let versions: Vec<_> = inner.working.lock().values().cloned().collect();
         for version in versions {
-            version.tick(now_us);
+            version.tick();
         }
+        inner.components.tick(inner.clock.now_micros());
     }
 }

@@ -36,8 +36,8 @@ pub struct Cache {
     directory: PathBuf,
     key: CacheKey,
     bytes_max: u64,
-    /// One at a time looks through the directory for what to remove.
-    sweeping: Mutex<()>,
+    /// Bytes in the directory, at least, once somebody has looked through it. One at a time does.
+    bytes: Mutex<Option<u64>>,
 }
 
 /// What an entry is for: a component's content, and an engine.
@@ -82,7 +82,7 @@ impl Cache {
             directory,
             key,
             bytes_max,
-            sweeping: Mutex::new(()),
+            bytes: Mutex::new(None),
         }
     }
 
@@ -123,8 +123,15 @@ impl Cache {
     pub(crate) fn put(&self, id: &EntryId, code: &[u8]) {
         if let Err(error) = self.write(id, code) {
             tracing::warn!(%error, directory = %self.directory.display(), "compiled code is not kept");
+            return;
         }
-        self.sweep(&id.name);
+        let mut bytes = self.bytes.lock();
+        // An entry that was there already counts twice until somebody looks again.
+        let sum = bytes.map(|bytes| bytes.saturating_add((code.len() + MAC_BYTES) as u64));
+        *bytes = match sum {
+            Some(sum) if sum <= self.bytes_max => Some(sum),
+            Some(_) | None => self.sweep(&id.name),
+        };
     }
 
     fn write(&self, id: &EntryId, code: &[u8]) -> std::io::Result<()> {
@@ -138,11 +145,10 @@ impl Cache {
         Ok(())
     }
 
-    fn sweep(&self, keep: &str) {
-        let _one = self.sweeping.lock();
-        let Ok(entries) = fs::read_dir(&self.directory) else {
-            return;
-        };
+    /// Looks through the directory and gives the sum of its bytes. Where they are too many, an
+    /// eighth of what may be there goes, so that not every new entry has to look for room.
+    fn sweep(&self, keep: &str) -> Option<u64> {
+        let entries = fs::read_dir(&self.directory).ok()?;
         let mut files: Vec<(SystemTime, u64, PathBuf)> = entries
             .filter_map(|entry| {
                 let entry = entry.ok()?;
@@ -151,16 +157,21 @@ impl Cache {
             })
             .collect();
         let mut bytes: u64 = files.iter().map(|(_, length, _)| length).sum();
+        if bytes <= self.bytes_max {
+            return Some(bytes);
+        }
         files.sort();
+        let enough = self.bytes_max - self.bytes_max / 8;
         for (_, length, path) in files {
-            if bytes <= self.bytes_max {
-                return;
+            if bytes <= enough {
+                break;
             }
             let is_kept = path.file_name().is_some_and(|name| name == keep);
             if !is_kept && fs::remove_file(&path).is_ok() {
                 bytes -= length;
             }
         }
+        Some(bytes)
     }
 }
 
@@ -230,7 +241,8 @@ mod tests {
     #[test]
     fn what_was_used_longest_ago_goes_first() {
         let directory = tempfile::tempdir().expect("a directory");
-        let cache = cache(directory.path(), 3 * 132);
+        // Three entries fit, and where there are four an eighth goes beyond the one too many.
+        let cache = cache(directory.path(), 3 * 132 + 60);
         for (age, name) in ["a", "b", "c"].iter().enumerate() {
             cache.put(&id(name), &[0; 100]);
             let used = NOW + Duration::from_secs(age as u64);

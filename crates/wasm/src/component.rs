@@ -25,6 +25,7 @@ pub enum World {
 pub struct Component {
     pub(crate) engine: Arc<Engine>,
     pre: Pre,
+    code_bytes: u64,
 }
 
 #[derive(Clone)]
@@ -47,9 +48,11 @@ impl Component {
             World::Function => Pre::Function(FunctionPre::new(instance).map_err(export)?),
             World::Http => Pre::Http(ProxyPre::new(instance).map_err(export)?),
         };
+        let image = code.image_range();
         Ok(Self {
             engine: Arc::clone(engine),
             pre,
+            code_bytes: image.end.addr().saturating_sub(image.start.addr()) as u64,
         })
     }
 
@@ -62,12 +65,17 @@ impl Component {
         }
     }
 
+    /// Bytes of its compiled code.
+    pub(crate) fn code_bytes(&self) -> u64 {
+        self.code_bytes
+    }
+
     /// A new instance: memory of its own, in its first state.
     ///
     /// # Errors
     /// Where its start fails or no place is free.
     pub async fn instantiate(&self, grants: &Arc<Grants>) -> Result<Instance, Failure> {
-        let mut store = Data::store(&self.engine.engine, grants);
+        let mut store = Data::store(&self.engine, grants);
         let _running = self.engine.running();
         let exports = match &self.pre {
             Pre::Function(pre) => {

@@ -1,6 +1,7 @@
 //! What the engine keeps beside each instance: its WASI, its handles, its bounds, and the
 //! platform of the call that it handles.
 
+use crate::engine::Engine;
 use crate::error::Failure;
 use crate::host::{Cursors, Hooks};
 use crate::output::{Output, OutputStream};
@@ -15,6 +16,8 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// How many handles a guest may hold.
 const HANDLES_MAX: usize = 10_000;
+/// How the engine's error begins where a guest hands over more than it may; its type is private.
+const TOO_MUCH: &str = "too much data is being copied";
 
 /// A call that a guest has begun.
 #[expect(unreachable_pub, reason = "generated code names it again")]
@@ -39,6 +42,7 @@ pub(crate) struct Data {
     http: WasiHttpCtx,
     hooks: Hooks,
     memory: Memory,
+    transfer_bytes_max: usize,
 }
 
 /// Bounds an instance's memory.
@@ -50,7 +54,7 @@ struct Memory {
 }
 
 impl Data {
-    pub(crate) fn store(engine: &wasmtime::Engine, grants: &Arc<Grants>) -> Store<Self> {
+    pub(crate) fn store(engine: &Engine, grants: &Arc<Grants>) -> Store<Self> {
         let outputs = [
             Output::new(OutputStream::Stdout),
             Output::new(OutputStream::Stderr),
@@ -80,8 +84,11 @@ impl Data {
                 bytes_max: usize::try_from(grants.memory_bytes).unwrap_or(usize::MAX),
                 is_refused: false,
             },
+            transfer_bytes_max: engine.transfer_bytes_max,
         };
-        let mut store = Store::new(engine, data);
+        let mut store = Store::new(&engine.engine, data);
+        store.set_hostcall_fuel(engine.transfer_bytes_max);
+        store.set_max_component_handles(HANDLES_MAX);
         store.limiter(|data| &mut data.memory);
         store.epoch_deadline_async_yield_and_update(1);
         store.set_epoch_deadline(1);
@@ -108,6 +115,12 @@ impl Data {
                 limit_bytes: self.memory.bytes_max as u64,
             };
         }
+        let root = error.root_cause().to_string();
+        if root.starts_with(TOO_MUCH) {
+            return Failure::TooMuch {
+                limit_bytes: self.transfer_bytes_max as u64,
+            };
+        }
         if let Some(exit) = error.downcast_ref::<wasmtime_wasi::I32Exit>() {
             return Failure::Trapped {
                 reason: format!("it exited with status {}", exit.0),
@@ -116,7 +129,7 @@ impl Data {
         }
         let backtrace = error.downcast_ref::<WasmBacktrace>();
         Failure::Trapped {
-            reason: error.root_cause().to_string(),
+            reason: root,
             backtrace: backtrace.map(ToString::to_string).unwrap_or_default(),
         }
     }

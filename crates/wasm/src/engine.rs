@@ -5,11 +5,11 @@ use crate::cache::{Cache, EntryId};
 use crate::component::{Component, World};
 use crate::data::Data;
 use crate::error::{ComponentError, EngineError};
-use crate::pool::Pool;
 use crate::ticker::{Running, Ticker};
 use crate::trusted::Trusted;
-use parking_lot::Mutex;
-use std::sync::{Arc, Weak};
+use crate::warm::Warm;
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
 use std::time::SystemTime;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
@@ -22,6 +22,8 @@ const HOST_STACK_BYTES: usize = 3 << 20;
 const KEEP_RESIDENT_BYTES: usize = 128 << 10;
 /// Tables may have so many elements each: functions that are called by pointer.
 const TABLE_ELEMENTS: usize = 100_000;
+/// Components that are compiled at the same time; each on several threads.
+const COMPILES_MAX: usize = 4;
 /// Core instances, memories and tables that one component may be made of.
 const PARTS_MAX: u32 = 32;
 
@@ -34,6 +36,12 @@ pub struct Options {
     pub memory_bytes_max: u64,
     /// The largest component, in bytes.
     pub component_bytes_max: usize,
+    /// How much compiled code is held in memory for components that nobody calls just now, in
+    /// bytes; a component that has none takes it from the cache.
+    pub code_bytes_max: u64,
+    /// The most that a guest may hand over at once, its result or what it gives to one call of the
+    /// host, in bytes.
+    pub transfer_bytes_max: usize,
 }
 
 impl Default for Options {
@@ -42,6 +50,8 @@ impl Default for Options {
             instances_max: 1000,
             memory_bytes_max: 4 << 30,
             component_bytes_max: 64 << 20,
+            code_bytes_max: 1 << 30,
+            transfer_bytes_max: 128 << 20,
         }
     }
 }
@@ -52,8 +62,10 @@ pub struct Engine {
     linker: Linker<Data>,
     cache: Option<Cache>,
     component_bytes_max: usize,
+    pub(crate) transfer_bytes_max: usize,
     ticker: Ticker,
-    pools: Mutex<Vec<Weak<Pool>>>,
+    warm: Warm,
+    compiling: Compiling,
 }
 
 impl Engine {
@@ -71,8 +83,10 @@ impl Engine {
             linker,
             cache,
             component_bytes_max: options.component_bytes_max,
+            transfer_bytes_max: options.transfer_bytes_max,
             ticker,
-            pools: Mutex::default(),
+            warm: Warm::new(options.code_bytes_max),
+            compiling: Compiling::default(),
         }))
     }
 
@@ -118,8 +132,10 @@ impl Engine {
         }
         let invalid = |error: wasmtime::Error| ComponentError::Invalid(format!("{error:#}"));
         // `Component::new` would take the text format, too.
+        let compiling = self.compiling.begin();
         let component =
             wasmtime::component::Component::from_binary(&self.engine, bytes).map_err(invalid)?;
+        drop(compiling);
         if let Some(cache) = &self.cache {
             let code = component.serialize().map_err(invalid)?;
             cache.put(&EntryId::of(bytes, &self.engine), &code);
@@ -143,25 +159,54 @@ impl Engine {
         }
     }
 
-    pub(crate) fn enlist(&self, pool: &Arc<Pool>) {
-        let mut pools = self.pools.lock();
-        pools.retain(|pool| pool.strong_count() > 0);
-        pools.push(Arc::downgrade(pool));
+    /// Ends instances that have rested too long, and lets go of code that nobody has used for as
+    /// long. Takes no time for components that hold neither.
+    pub fn tick(&self, now_us: u64) {
+        self.warm.tick(now_us);
     }
 
-    /// Ends the instance that has rested longest, wherever it is. False if none rests.
-    pub(crate) fn reclaim(&self) -> bool {
-        let pools: Vec<Arc<Pool>> = self.pools.lock().iter().filter_map(Weak::upgrade).collect();
-        let longest = pools
-            .iter()
-            .filter_map(|pool| Some((pool.resting_since_us()?, pool)))
-            .min_by_key(|(since_us, _)| *since_us);
-        longest.is_some_and(|(_, pool)| pool.drop_oldest())
+    /// Bytes of compiled code that are held for the next calls.
+    #[must_use]
+    pub fn code_bytes(&self) -> u64 {
+        self.warm.code_bytes()
+    }
+
+    pub(crate) fn warm(&self) -> &Warm {
+        &self.warm
     }
 
     /// A guest runs as long as this is held.
     pub(crate) fn running(&self) -> Running {
         self.ticker.run()
+    }
+}
+
+/// Compiles that are going on: few at a time, since each may take a hundred times its component's
+/// memory.
+#[derive(Default)]
+struct Compiling {
+    count: Mutex<usize>,
+    ended: Condvar,
+}
+
+/// A compile goes on as long as this is held.
+struct OneCompile<'a>(&'a Compiling);
+
+impl Compiling {
+    /// Waits for a turn, on a thread that may wait.
+    fn begin(&self) -> OneCompile<'_> {
+        let mut count = self.count.lock();
+        self.ended
+            .wait_while(&mut count, |count| *count >= COMPILES_MAX);
+        *count += 1;
+        OneCompile(self)
+    }
+}
+
+impl Drop for OneCompile<'_> {
+    fn drop(&mut self) {
+        *self.0.count.lock() -= 1;
+        self.0.ended.notify_one();
     }
 }
 

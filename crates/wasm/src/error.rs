@@ -81,6 +81,11 @@ pub enum Failure {
         /// What it may have.
         limit_bytes: u64,
     },
+    /// It handed over more at once than is taken; the instance is gone.
+    TooMuch {
+        /// The most that is taken, in bytes.
+        limit_bytes: u64,
+    },
     /// All places for instances are taken.
     Full,
     /// What it gave is not what a function of its world gives.
@@ -104,6 +109,13 @@ impl Failure {
                 format!(
                     "{function} used more than its {} MiB of memory; give it more with memory",
                     limit_bytes >> 20
+                ),
+            ),
+            Self::TooMuch { limit_bytes } => Problem::new(
+                Code::PayloadTooLarge,
+                format!(
+                    "{function} handed over more than {limit_bytes} bytes at once; give or write \
+                     less at a time"
                 ),
             ),
             Self::Full => {

@@ -64,7 +64,7 @@ impl Instance {
         drop(running);
         self.is_spent = matches!(
             result,
-            Err(Failure::Trapped { .. } | Failure::OutOfMemory { .. })
+            Err(Failure::Trapped { .. } | Failure::OutOfMemory { .. } | Failure::TooMuch { .. })
         );
         let data = self.store.data_mut();
         for output in &data.outputs {

@@ -28,6 +28,7 @@ mod platform;
 mod pool;
 mod ticker;
 mod trusted;
+mod warm;
 
 pub use cache::{Cache, CacheKey};
 pub use component::{Component, World};

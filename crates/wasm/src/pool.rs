@@ -68,7 +68,7 @@ impl Pool {
         grants: Grants,
         idle_timeout: Duration,
     ) -> Arc<Self> {
-        let pool = Arc::new(Self {
+        Arc::new(Self {
             engine: Arc::clone(engine),
             path,
             grants: Arc::new(grants),
@@ -78,16 +78,14 @@ impl Pool {
             resting: Mutex::default(),
             used_us: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
-        });
-        engine.enlist(&pool);
-        pool
+        })
     }
 
     /// The component: held, or from the cache, or compiled.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub async fn component(&self, now_us: u64) -> Result<Component, ComponentError> {
+    pub async fn component(self: &Arc<Self>, now_us: u64) -> Result<Component, ComponentError> {
         self.used_us.fetch_max(now_us, Ordering::Relaxed);
         if let Some(component) = self.code.read().clone() {
             return Ok(component);
@@ -107,6 +105,8 @@ impl Pool {
         let component =
             loaded.map_err(|error| ComponentError::Invalid(format!("the compiler: {error}")))??;
         *self.code.write() = Some(component.clone());
+        let warm = self.engine.warm();
+        warm.enlist(self, component.code_bytes());
         Ok(component)
     }
 
@@ -119,36 +119,38 @@ impl Pool {
         is_fresh: bool,
         now_us: u64,
     ) -> Result<Lease, NoInstance> {
+        // Busy from the beginning: what a busy pool holds is not taken from it.
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        let mut lease = Lease {
+            pool: Arc::clone(self),
+            instance: None,
+            is_fresh,
+        };
         if !is_fresh {
             // The one that rested least: others may end.
             let resting = self.resting.lock().pop_back();
             if let Some(Resting { instance, .. }) = resting {
                 self.used_us.fetch_max(now_us, Ordering::Relaxed);
-                return Ok(self.lease(instance, is_fresh));
+                lease.instance = Some(instance);
+                return Ok(lease);
             }
         }
         let component = self.component(now_us).await;
         let component = component.map_err(NoInstance::Component)?;
         loop {
             match component.instantiate(&self.grants).await {
-                Ok(instance) => return Ok(self.lease(instance, is_fresh)),
-                Err(Failure::Full) if self.engine.reclaim() => {}
+                Ok(instance) => {
+                    lease.instance = Some(instance);
+                    return Ok(lease);
+                }
+                Err(Failure::Full) if self.engine.warm().reclaim() => {}
                 Err(failure) => return Err(NoInstance::Start(failure)),
             }
         }
     }
 
-    fn lease(self: &Arc<Self>, instance: Instance, is_fresh: bool) -> Lease {
-        self.busy.fetch_add(1, Ordering::Relaxed);
-        Lease {
-            pool: Arc::clone(self),
-            instance: Some(instance),
-            is_fresh,
-        }
-    }
-
     /// Ends what has rested too long, and lets go of the code that nobody uses.
-    pub fn tick(&self, now_us: u64) {
+    pub(crate) fn tick(&self, now_us: u64) {
         let limit_us = now_us.saturating_sub(self.idle_timeout_us);
         let ended: Vec<Resting> = {
             let mut resting = self.resting.lock();
@@ -161,9 +163,33 @@ impl Pool {
         drop(ended);
         let is_unused =
             self.busy() + self.resting() == 0 && self.used_us.load(Ordering::Relaxed) < limit_us;
-        if is_unused && self.code.read().is_some() {
-            *self.code.write() = None;
+        if is_unused {
+            self.forget_code();
         }
+    }
+
+    /// Ends what rests and lets go of the code.
+    pub(crate) fn empty(&self) {
+        let resting = std::mem::take(&mut *self.resting.lock());
+        drop(resting);
+        self.forget_code();
+    }
+
+    fn forget_code(&self) {
+        let code = self.code.write().take();
+        if let Some(component) = code {
+            self.engine.warm().let_go(component.code_bytes());
+        }
+    }
+
+    /// Whether it holds anything that may have to be let go of.
+    pub(crate) fn is_warm(&self) -> bool {
+        self.code.read().is_some() || self.resting() + self.busy() > 0
+    }
+
+    /// When somebody last asked for an instance.
+    pub(crate) fn used_us(&self) -> u64 {
+        self.used_us.load(Ordering::Relaxed)
     }
 
     /// Instances that rest.
@@ -188,6 +214,12 @@ impl Pool {
     }
 }
 
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.forget_code();
+    }
+}
+
 impl Lease {
     /// The instance: there until it is given back.
     pub fn instance(&mut self) -> Option<&mut Instance> {
@@ -199,7 +231,6 @@ impl Lease {
         let Some(instance) = self.instance.take() else {
             return;
         };
-        self.pool.busy.fetch_sub(1, Ordering::Relaxed);
         if instance.is_sound() && !self.is_fresh && self.pool.idle_timeout_us > 0 {
             self.pool.resting.lock().push_back(Resting {
                 instance,
@@ -211,8 +242,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if self.instance.take().is_some() {
-            self.pool.busy.fetch_sub(1, Ordering::Relaxed);
-        }
+        drop(self.instance.take());
+        self.pool.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }

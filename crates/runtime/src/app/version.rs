@@ -486,14 +486,11 @@ impl Version {
         all
     }
 
-    /// Lets its workers and instances see that time passes.
-    pub(crate) fn tick(&self, now_us: u64) {
+    /// Lets its workers see that time passes.
+    pub(crate) fn tick(&self) {
         for group in &self.groups {
             group.tick();
             group.watch_memory();
-        }
-        for pool in &self.pools {
-            pool.tick(now_us);
         }
     }
 

@@ -9,12 +9,21 @@ use zip::write::SimpleFileOptions;
 
 /// An archive with a manifest and executable files.
 pub(crate) fn archive(manifest: &Value, files: &[(&str, &str)]) -> Vec<u8> {
+    let files: Vec<(&str, &[u8])> = files
+        .iter()
+        .map(|(name, body)| (*name, body.as_bytes()))
+        .collect();
+    archive_of(manifest, &files)
+}
+
+/// The same, of files of any bytes.
+pub(crate) fn archive_of(manifest: &Value, files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
     let options = SimpleFileOptions::default().unix_permissions(0o755);
     let text = manifest.to_string();
-    for (name, body) in files.iter().chain(&[("tidemill.json", text.as_str())]) {
+    for (name, body) in files.iter().chain(&[("tidemill.json", text.as_bytes())]) {
         writer.start_file(*name, options).expect("a file");
-        writer.write_all(body.as_bytes()).expect("written");
+        writer.write_all(body).expect("written");
     }
     writer.finish().expect("an archive").into_inner()
 }

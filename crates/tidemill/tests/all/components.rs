@@ -3,7 +3,7 @@
 use crate::support::{Node, run, stderr};
 use std::path::{Path, PathBuf};
 
-fn component(name: &str) -> PathBuf {
+pub(crate) fn component(name: &str) -> PathBuf {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wasm/tests/data");
     data.join(name)
 }

@@ -6,6 +6,7 @@ mod backup;
 mod bundle;
 mod cli;
 mod clients;
+mod component_bounds;
 mod components;
 mod disk;
 mod door;
