@@ -21,10 +21,14 @@ target=${CARGO_TARGET_DIR:-$cache/target}
 
 debian_rustc() {
   [[ -x $cache/rust/usr/bin/rustc ]] && return
-  local packages=(rustc-web libstd-rust-web-dev rust-web-src) depends
-  # Two of what they depend on carry a version in their name.
-  depends=$(apt-cache depends rustc-web libstd-rust-web-dev |
-    sed -n 's/^ *Depends: \(libstd-rust-web-[0-9].*\|libllvm[0-9]*\)$/\1/p' | sort -u)
+  local packages=(rustc-web libstd-rust-web-dev rust-web-src) package std depends
+  # Two of what they depend on carry a version in their name; which package asks for the second
+  # one differs between releases of Debian.
+  versioned() {
+    apt-cache depends "$@" | sed -n 's/^ *Depends: \(libstd-rust-web-[0-9].*\|libllvm[0-9]*\)$/\1/p'
+  }
+  std=$(versioned libstd-rust-web-dev | head -n 1)
+  depends=$(versioned rustc-web libstd-rust-web-dev ${std:+"$std"} | sort -u)
   mkdir -p "$cache/debs"
   # shellcheck disable=SC2086
   (cd "$cache/debs" && apt-get download "${packages[@]}" $depends) || {
@@ -161,7 +165,8 @@ case ${1:-}:$# in
     small fixture $data/fixture.wasm
     small http $data/http.wasm
     small imports-unknown $data/imports-unknown.wasm
-    for name in echo; do
+    small standard $data/standard.wasm
+    for name in echo endless resources; do
       npm exec --yes --package="@bytecodealliance/jco@$jco" -- jco parse $data/$name.wat -o $data/$name.wasm
       echo "$data/$name.wasm: $(wc -c < $data/$name.wasm) bytes"
     done

@@ -1,5 +1,6 @@
 //! The runtime with a real store and real Python workers, without any door.
 
+mod attacks;
 mod calls;
 mod components;
 mod deploys;
@@ -8,5 +9,6 @@ mod flows;
 mod levels;
 mod node;
 mod once;
+mod standard;
 mod state;
 mod web;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tidemill_lattice::{Clock, ContentType, Entropy, Payload};
 use tidemill_problem::Problem;
-use tidemill_runtime::{Answer, Asked, Call, Caller, Options, Output, Parts, Runtime};
+use tidemill_runtime::{Answer, Asked, Call, Caller, Limits, Options, Output, Parts, Runtime};
 use tidemill_store::{Durability, Embedded};
 use tidemill_telemetry::{LogFilter, Telemetry};
 
@@ -61,11 +61,20 @@ pub(crate) fn root() -> PathBuf {
 
 impl Node {
     pub(crate) async fn start() -> Self {
-        let directory = Arc::new(tempfile::tempdir().unwrap());
-        Self::start_in(directory, Arc::default()).await
+        Self::start_with(|_| {}).await
     }
 
-    async fn start_in(directory: Arc<tempfile::TempDir>, ahead: Arc<AheadClock>) -> Self {
+    /// A node with other limits.
+    pub(crate) async fn start_with(change: impl Fn(&mut Limits)) -> Self {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        Self::start_in(directory, Arc::default(), change).await
+    }
+
+    async fn start_in(
+        directory: Arc<tempfile::TempDir>,
+        ahead: Arc<AheadClock>,
+        change: impl Fn(&mut Limits),
+    ) -> Self {
         let clock: Arc<dyn Clock> = ahead.clone();
         let open = || {
             let options = tidemill_store::Options::new(directory.path().join("store"));
@@ -85,6 +94,7 @@ impl Node {
         options.durability = Durability::Memory;
         options.sdk_directory = Some(root().join("sdk/python"));
         options.limits.payload_bytes = 8 << 20;
+        change(&mut options.limits);
         let seed = u64::from(std::process::id()) << 32;
         let parts = Parts {
             store: Arc::new(store),
@@ -113,7 +123,7 @@ impl Node {
         self.runtime.stop().await;
         let (directory, clock) = (Arc::clone(&self.directory), Arc::clone(&self.clock));
         drop(self);
-        Self::start_in(directory, clock).await
+        Self::start_in(directory, clock, |_| {}).await
     }
 
     pub(crate) async fn answer(&self, function: &str, input: Payload) -> Answer {

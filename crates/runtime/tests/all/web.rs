@@ -120,6 +120,19 @@ async fn a_key_answers_an_http_request_once() {
     assert_eq!(node.counter("visits"), json!(1));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_traps_keeps_nothing_whether_it_has_answered_or_not() {
+    let node = node().await;
+    for path in ["/trap", "/late-trap"] {
+        let answer = node.runtime.call(request("GET", path, "")).await;
+        let problem = answer.result.unwrap_err();
+        assert_eq!(problem.code, Code::FunctionFailed, "{path}");
+        assert!(problem.detail.contains("trapped"), "{}", problem.detail);
+        assert_eq!(node.counter("visits"), Value::Null, "{path}");
+    }
+    assert_eq!(get(&node, "/count").await, ok("visits 1, before []"));
+}
+
 /// A server that answers each connection with a short text, and its address.
 async fn server() -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

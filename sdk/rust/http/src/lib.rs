@@ -23,6 +23,10 @@ impl Guest for Component {
     fn handle(request: IncomingRequest, out: ResponseOutparam) {
         let answer = answer(&request).unwrap_or_else(|message| Answer::text(500, message));
         answer.send(out);
+        // What traps once it has answered has failed all the same.
+        if request.path_with_query().as_deref() == Some("/late-trap") {
+            std::process::abort();
+        }
     }
 }
 
@@ -68,6 +72,8 @@ fn answer(request: &IncomingRequest) -> Result<Answer, String> {
         (Method::Get, "/fetch") => fetch::fetch(query),
         (Method::Get, "/count") => store::count(),
         (Method::Get, "/batch") => store::batch(),
+        (Method::Get, "/late-trap") => store::count(),
+        (Method::Get, "/trap") => store::count().and_then(|_| std::process::abort()),
         (Method::Get, "/environment") => Ok(Answer::text(200, variables())),
         (Method::Get, "/print") => print(),
         _ => Ok(Answer::text(404, format!("there is no {path}"))),
