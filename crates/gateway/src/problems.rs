@@ -71,6 +71,23 @@ pub(crate) fn document(problem: &Problem, occurrence: Occurrence) -> Value {
     document
 }
 
+/// What of a problem somebody without the token is told: its code, and a detail only where it says
+/// what the caller did wrong. How the app is made and what went wrong in it stay in its logs.
+pub(crate) fn for_anybody(problem: &Problem) -> Problem {
+    let is_callers = problem.code.status() < 500 && problem.exception.is_none();
+    let detail = if is_callers {
+        problem.detail.clone()
+    } else if problem.code.status() == 503 {
+        "the app cannot answer just now; try again a little later".to_owned()
+    } else {
+        "the app failed to answer; its author finds the reason in its logs, under this request"
+            .to_owned()
+    };
+    let mut plain = Problem::new(problem.code, detail);
+    plain.retry_after_ms = problem.retry_after_ms;
+    plain
+}
+
 /// The problem as an answer.
 pub(crate) fn respond(problem: &Problem, occurrence: Occurrence) -> Response {
     let body = document(problem, occurrence).to_string();

@@ -65,6 +65,7 @@ async fn answer(
     };
     checked?;
     let web = found?;
+    let is_known = state.access.check(&parts.uri, &parts.headers).is_ok();
     let subject = if is_public {
         // What state promises is for the app to say, not for whoever comes by.
         terms::drop_asked(&mut parts.headers);
@@ -91,7 +92,8 @@ async fn answer(
     let (result, marks) = Marks::of(answer);
     let mut response = match result.and_then(response) {
         Ok(response) => response,
-        Err(problem) => problems::respond(&problem, occurrence),
+        Err(problem) if is_known => problems::respond(&problem, occurrence),
+        Err(problem) => problems::respond(&problems::for_anybody(&problem), occurrence),
     };
     calls::mark(&mut response, &marks);
     Ok(response)

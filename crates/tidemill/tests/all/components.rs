@@ -94,6 +94,24 @@ fn an_apps_own_http_asks_for_the_token_unless_it_is_public() {
     let known = [asking[0], asking[1], ("Authorization", bearer.as_str())];
     node.ask_raw("GET", "/http/site/hello", &known, b"")
         .problem("bad-request");
+    // Nor are they told how the app is made and what went wrong in it; who has the token is.
+    let reply = node.ask_raw("GET", "/http/open/trap", &host, b"");
+    let told = reply.problem("function-failed");
+    assert_eq!(reply.status, 500);
+    assert_eq!(told.get("exception"), None, "{told}");
+    let detail = told["detail"].as_str().expect("a sentence");
+    assert!(!detail.contains("trap"), "{detail}");
+    assert_eq!(told["request"].as_str().map(str::len), Some(32));
+    let known = [host[0], ("Authorization", bearer.as_str())];
+    for app in ["open", "site"] {
+        let reply = node.ask_raw("GET", &format!("/http/{app}/trap"), &known, b"");
+        let told = reply.problem("function-failed");
+        let traceback = told["exception"]["traceback"].as_str();
+        assert!(
+            traceback.is_some_and(|text| text.contains("wasm")),
+            "{told}"
+        );
+    }
     let elsewhere = [("Host", "evil.example")];
     node.ask_raw("GET", "/http/open/hello", &elsewhere, b"")
         .problem("forbidden-host");
