@@ -114,6 +114,17 @@ doc_tests() {
   cargo test --profile $profile --workspace --locked --doc
 }
 
+# Functions in Rust are a workspace of their own: their crate and the tests' components, here as
+# programs of this machine.
+guests() {
+  CARGO_TARGET_DIR=$(realpath -m "$target/guests")
+  export CARGO_TARGET_DIR
+  cd sdk/rust
+  cargo fmt --all --check
+  cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
+  cargo test --workspace --all-features --locked
+}
+
 # The SDK's own settings hold for every Python file here.
 sdk_lint() {
   ruff check --config sdk/python/pyproject.toml sdk/python examples scripts bench crates
@@ -160,6 +171,7 @@ case ${1:-test} in
     stage docs 90 docs
     stage tests 420 tests
     stage doc-tests 60 doc_tests
+    stage guests 90 guests
     stage sdk-lint 15 sdk_lint
     stage sdk-types 45 sdk_types
     stage sdk-tests 30 sdk_tests
@@ -175,6 +187,8 @@ case ${1:-test} in
     export TIDEMILL_SEEDS=${TIDEMILL_SEEDS:-20000} TIDEMILL_HISTORIES=${TIDEMILL_HISTORIES:-200000}
     # Minutes of hostile bytes, and others each time; a failure prints its seed.
     export TIDEMILL_FUZZ_CASES=${TIDEMILL_FUZZ_CASES:-4000000} TIDEMILL_FUZZ_SEED=${TIDEMILL_FUZZ_SEED:-$RANDOM}
+    # Components in Python and Rust are built, which takes what other registries have.
+    export TIDEMILL_GUESTS=${TIDEMILL_GUESTS:-1}
     # ioredis comes from the registry of npm, where there is one to fetch it.
     if command -v npm > /dev/null && command -v node > /dev/null; then
       export TIDEMILL_NPM=${TIDEMILL_NPM:-1}

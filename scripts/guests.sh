@@ -2,7 +2,8 @@
 # Builds WebAssembly functions: the components that the tests run, and those of the examples.
 #
 #   scripts/guests.sh fixtures            rebuild the components that are kept here
-#   scripts/guests.sh rust PACKAGE OUT    a package of sdk/rust as a component
+#   scripts/guests.sh rust PACKAGE OUT    a package of sdk/rust as a component, or of the
+#                                         workspace that TIDEMILL_GUESTS_WORKSPACE names
 #   scripts/guests.sh js OUT              examples/wasm/js
 #   scripts/guests.sh python OUT          examples/wasm/python: 18 MB, and a minute
 #
@@ -14,6 +15,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
 cache=$root/.cache/wasm
 data=crates/wasm/tests/data
+# Where the packages are.
+workspace=${TIDEMILL_GUESTS_WORKSPACE:-sdk/rust}
 # Makes components smaller.
 jco=1.35.0
 # Set by who has a linker of their own; else the one that comes with the toolchain.
@@ -52,7 +55,7 @@ rust() {
   flags="--remap-path-prefix=$root=. --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
   if [[ -d $sysroot/lib/rustlib/wasm32-wasip2/lib ]]; then
     triple=wasm32-wasip2
-    (cd sdk/rust && RUSTFLAGS=$flags CARGO_TARGET_DIR=$target \
+    (cd "$workspace" && RUSTFLAGS=$flags CARGO_TARGET_DIR=$target \
       cargo build --release --locked --package "$package" --target $triple)
   else
     debian_rustc
@@ -60,7 +63,7 @@ rust() {
     # The linker of wasm32-wasip2: it makes a component of whatever it has linked.
     tools=$(dirname "$(echo "$sysroot"/lib/rustlib/*/bin/wasm-component-ld)")
     flags+=" -Zunstable-options -Cpanic=immediate-abort"
-    (cd sdk/rust && RUSTFLAGS=$flags CARGO_TARGET_DIR=$target \
+    (cd "$workspace" && RUSTFLAGS=$flags CARGO_TARGET_DIR=$target \
       LD_LIBRARY_PATH=$cache/rust/usr/lib/x86_64-linux-gnu RUSTC=$cache/rust/usr/bin/rustc \
       RUSTC_BOOTSTRAP=1 PATH=$tools/gcc-ld:$PATH \
       CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=$tools/wasm-component-ld \
@@ -156,7 +159,7 @@ python() {
 }
 
 usage() {
-  sed -n '4,7s/^# *//p' "${BASH_SOURCE[0]}" >&2
+  sed -n '4,8s/^# *//p' "${BASH_SOURCE[0]}" >&2
   exit 2
 }
 
