@@ -39,9 +39,9 @@ async fn code_that_was_used_longest_ago_leaves_memory_where_there_is_too_much() 
         .map(|_| pool(&engine, Path::new(ECHO).to_owned()))
         .collect();
     // The first one is at work all the time: nothing of it is taken.
-    let lease = pools[0].acquire(false, 1).await.ok().expect("an instance");
+    let lease = pools[0].acquire(false, 1).await.expect("an instance");
     for (at, pool) in (2..).zip(&pools[1..]) {
-        let lease = pool.acquire(false, at).await.ok().expect("an instance");
+        let lease = pool.acquire(false, at).await.expect("an instance");
         lease.give_back(at);
         assert!(engine.code_bytes() <= one * 9 / 2, "{at}");
     }
@@ -49,7 +49,7 @@ async fn code_that_was_used_longest_ago_leaves_memory_where_there_is_too_much() 
     assert_eq!(pools[1].resting(), 0);
     assert_eq!(pools[9].resting(), 1);
     // What left comes back when it is called, and what was at work rests as it would.
-    let again = pools[1].acquire(false, 20).await.ok().expect("again");
+    let again = pools[1].acquire(false, 20).await.expect("again");
     again.give_back(20);
     lease.give_back(20);
     assert_eq!((pools[0].resting(), pools[1].resting()), (1, 1));
