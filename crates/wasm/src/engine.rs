@@ -224,7 +224,8 @@ fn config(options: &Options) -> Config {
         .total_core_instances(instances.saturating_mul(4))
         .total_memories(instances)
         .total_tables(instances.saturating_mul(3))
-        .total_stacks(instances)
+        // An instantiation that finds no place has taken a stack to find that out.
+        .total_stacks(instances.saturating_mul(2))
         .max_core_instances_per_component(PARTS_MAX)
         .max_memories_per_component(PARTS_MAX)
         .max_tables_per_component(PARTS_MAX)
