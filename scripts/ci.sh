@@ -171,7 +171,7 @@ case ${1:-test} in
     stage docs 90 docs
     stage tests 420 tests
     stage doc-tests 60 doc_tests
-    stage guests 90 guests
+    stage guests 240 guests
     stage sdk-lint 15 sdk_lint
     stage sdk-types 45 sdk_types
     stage sdk-tests 30 sdk_tests

@@ -123,6 +123,15 @@ pub struct Commit {
 }
 
 impl Commit {
+    /// Whether it may be seen and answered before the log has it, as what shards write is: nobody
+    /// waits for the disk, and nothing of it is looked for there.
+    pub(crate) fn may_wait(&self) -> bool {
+        self.durability == Durability::Memory
+            && self.record.is_none()
+            && self.messages.is_empty()
+            && self.consumes.is_none()
+    }
+
     /// Whether it leaves nothing. Such a commit is answered at once and not logged.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -107,6 +107,11 @@ impl Queue {
             && !self.chunks.iter().any(|chunk| chunk.waits)
     }
 
+    /// Whether none of its commits has to be written before it is answered.
+    pub(crate) fn may_wait(&self) -> bool {
+        self.commits.iter().all(|queued| queued.commit.may_wait())
+    }
+
     fn is_ready(&self) -> bool {
         self.is_urgent || self.closing || !self.commits.is_empty() || !self.checkpoints.is_empty()
     }

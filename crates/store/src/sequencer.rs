@@ -60,15 +60,11 @@ struct Group {
 }
 
 impl Group {
-    /// Whether its commits may be seen and answered before the log has them, as what shards write
-    /// is: nobody waits for the disk, and nothing of them is looked for there.
+    /// Whether it may be published before it is written.
     fn may_wait(&self) -> bool {
-        let is_plain = |commit: &Commit| {
-            commit.record.is_none() && commit.messages.is_empty() && commit.consumes.is_none()
-        };
-        !self.durable
-            && !self.commits.is_empty()
-            && self.commits.iter().all(|placed| is_plain(&placed.commit))
+        let commits = &self.commits;
+        let is_waited_for = commits.is_empty() || !self.chunks.is_empty();
+        !is_waited_for && commits.iter().all(|placed| placed.commit.may_wait())
     }
 
     fn is_full(&self) -> bool {
@@ -178,7 +174,7 @@ impl Sequencer {
         let Some(mut sequencer) = shared.try_lock() else {
             return false;
         };
-        if sequencer.inner.engine.is_pressed() {
+        if !queue.may_wait() && sequencer.inner.engine.is_pressed() {
             return false;
         }
         let (mut commits, mut chunks) = (Vec::new(), Vec::new());
