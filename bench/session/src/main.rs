@@ -190,7 +190,6 @@ fn versions(writers: u64, rounds: u64) -> io::Result<Json> {
         let request = Request::begin(u128::from(number), opened.store());
         let mut view = request.view(Vec::new(), 0);
         view.write(&hot, &value(number)).map_err(io::Error::other)?;
-        // The log's size is looked at after each round, so it has to be there by then.
         commit(&request, &[view.finish()], Durability::Durable)
     };
     write(0)?;
@@ -209,7 +208,8 @@ fn versions(writers: u64, rounds: u64) -> io::Result<Json> {
             requests.push((request, view.finish()));
         }
         for (request, buffer) in requests {
-            commit(&request, &[buffer], Durability::Memory)?;
+            // The log's size is looked at after each round, so it has to be there by then.
+            commit(&request, &[buffer], Durability::Durable)?;
         }
         let now = opened.store().stats();
         let bytes = now.bytes.saturating_sub(before.bytes) as f64;
