@@ -12,6 +12,7 @@
 pub mod backup;
 pub mod chain;
 mod checkpoint;
+mod combine;
 mod disk;
 mod embedded;
 mod engine;

@@ -1,4 +1,5 @@
-//! The one who writes the log: a thread, or in its stead whoever commits in memory while it rests.
+//! The one who writes the log: a thread, or in its stead whoever commits in memory while it rests (see
+//! `combine`).
 //! It draws the times of commits, gathers them and what the shards have written into groups, has
 //! the shards apply the commits, lets the frontier pass, answers, and writes checkpoints in between.
 //!
@@ -6,11 +7,10 @@
 //! It knows the engine, the shards' mailboxes and the frontier, and nothing of who commits.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tidemill_lattice::{Dot, Time, Writer};
 
 use crate::checkpoint::Checkpoints;
@@ -19,7 +19,7 @@ use crate::embedded::Inner;
 use crate::fence::{Fence, Void};
 use crate::latch::Latch;
 use crate::mailbox::{Mail, Slice};
-use crate::queue::{Chunk, Closer, Queue, Queued};
+use crate::queue::{Chunk, Closer, Queued};
 use crate::record::{self, Entries};
 use crate::recovery::Recovered;
 use crate::requests::{self, StoredRequest};
@@ -45,23 +45,23 @@ pub(crate) struct Logged {
 
 /// A group as it gathers.
 #[derive(Default)]
-struct Group {
-    entries: Entries,
-    commits: Vec<Placed>,
+pub(crate) struct Group {
+    pub(crate) entries: Entries,
+    pub(crate) commits: Vec<Placed>,
     consumed: BTreeSet<MessageId>,
     /// The requests that leave a record.
     recorded: HashSet<u128>,
     durable: bool,
     chunks: Vec<(usize, u64)>,
     /// Bytes that came from shards.
-    chunk_bytes: usize,
+    pub(crate) chunk_bytes: usize,
     /// Bytes of the records of requests.
     record_bytes: usize,
 }
 
 impl Group {
     /// Whether it may be published before it is written.
-    fn may_wait(&self) -> bool {
+    pub(crate) fn may_wait(&self) -> bool {
         let commits = &self.commits;
         let is_waited_for = commits.is_empty() || !self.chunks.is_empty();
         !is_waited_for && commits.iter().all(|placed| placed.commit.may_wait())
@@ -83,7 +83,7 @@ impl Group {
 }
 
 /// A commit with its time.
-struct Placed {
+pub(crate) struct Placed {
     time: Time,
     commit: Commit,
     loaded: Vec<Option<Loaded>>,
@@ -165,43 +165,6 @@ impl Sequencer {
         shared.lock().checkpoints.refuse(&Error::Closed);
     }
 
-    /// Does what is queued for whoever has queued some of it, while nobody else does and the disk
-    /// is not to be waited for. Answers whether it was done.
-    pub(crate) fn combine(shared: &Mutex<Sequencer>, queue: &mut MutexGuard<'_, Queue>) -> bool {
-        if !queue.is_light() {
-            return false;
-        }
-        let Some(mut sequencer) = shared.try_lock() else {
-            return false;
-        };
-        if !queue.may_wait() && sequencer.inner.engine.is_pressed() {
-            return false;
-        }
-        let (mut commits, mut chunks) = (Vec::new(), Vec::new());
-        queue.take(&mut commits, &mut chunks);
-        MutexGuard::unlocked(queue, || {
-            let work = AssertUnwindSafe(|| {
-                let group = sequencer.groups(&mut commits, &mut chunks);
-                if group.may_wait() {
-                    sequencer.defer(group);
-                } else {
-                    sequencer.write_some(group);
-                }
-            });
-            if catch_unwind(work).is_err() {
-                tracing::error!("writing the log ended in a panic");
-                drop(Closer(Arc::clone(&sequencer.inner)));
-            }
-        });
-        // The thread makes checkpoints, and sleeps.
-        let inner = &sequencer.inner;
-        if sequencer.checkpoints.is_due(inner.options.checkpoint_bytes) {
-            queue.hurry();
-            inner.wake.notify_one();
-        }
-        true
-    }
-
     /// Takes what is queued. Tells whether the store is closing.
     fn gather(&mut self, commits: &mut Vec<Queued>, chunks: &mut Vec<Chunk>) -> bool {
         let mut queue = self.inner.queue.lock();
@@ -212,7 +175,7 @@ impl Sequencer {
 
     /// Gathers what was queued, and writes what is a group's worth; answers the rest. Chunks come
     /// first: a commit may have read what is in them.
-    fn groups(&mut self, commits: &mut Vec<Queued>, chunks: &mut Vec<Chunk>) -> Group {
+    pub(crate) fn groups(&mut self, commits: &mut Vec<Queued>, chunks: &mut Vec<Chunk>) -> Group {
         let now_us = self.inner.clock.now_micros();
         let mut group = Group::default();
         for chunk in chunks.drain(..) {
@@ -242,23 +205,10 @@ impl Sequencer {
         group
     }
 
-    fn write_some(&mut self, group: Group) {
+    pub(crate) fn write_some(&mut self, group: Group) {
         if !group.entries.is_empty() {
             self.write(group);
         }
-    }
-
-    /// Leaves a group to the log's thread, in front of whatever may come to see it, and publishes
-    /// it before it is written.
-    fn defer(&mut self, mut group: Group) {
-        let entries = std::mem::take(&mut group.entries);
-        let counters = &self.inner.counters;
-        let count = group.commits.len() as u64;
-        counters.commits.fetch_add(count, Ordering::Relaxed);
-        let taken = group.chunk_bytes as u64;
-        self.inner.backlog.fetch_sub(taken, Ordering::Relaxed);
-        self.inner.hand_over(self.slot(), entries, false);
-        self.publish(group);
     }
 
     /// Writes what has been handed over by now.
@@ -364,7 +314,7 @@ impl Sequencer {
     }
 
     /// The slot in the frontier of whoever draws here.
-    fn slot(&self) -> usize {
+    pub(crate) fn slot(&self) -> usize {
         self.inner.views.len()
     }
 
@@ -446,7 +396,7 @@ impl Sequencer {
     }
 
     /// Has a group that is in the log applied, makes it visible and answers.
-    fn publish(&mut self, group: Group) {
+    pub(crate) fn publish(&mut self, group: Group) {
         for (shard, ticket) in &group.chunks {
             self.tell(*shard, *ticket, Ok(()));
         }
