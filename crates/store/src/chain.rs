@@ -8,13 +8,20 @@ use std::sync::{Arc, OnceLock};
 use smallvec::SmallVec;
 use tidemill_lattice::{Cell, Time};
 
+use crate::history::{History, Version};
 use crate::packed::Packed;
+
+/// So many deltas are kept ready to be merged; older ones, which only old snapshots still tell
+/// apart, as bytes.
+const READY: usize = 8;
 
 /// One key's versions: readable at every time from the last fold on.
 #[derive(Debug)]
 pub struct Chain {
     base: Base,
     base_through: Time,
+    /// Ascending, all above `base_through` and below the other deltas.
+    older: Option<Box<History>>,
     /// Ascending, all above `base_through`.
     deltas: SmallVec<[Delta; 1]>,
     /// The base with all deltas, made by the first reader that wants it.
@@ -106,6 +113,7 @@ impl Chain {
         Chain {
             base,
             base_through,
+            older: None,
             deltas: SmallVec::new(),
             newest: OnceLock::new(),
             behind: None,
@@ -114,7 +122,7 @@ impl Chain {
 
     /// The base alone, if it is small and there is nothing else.
     pub(crate) fn pack(&self, scratch: &mut Vec<u8>) -> Option<Packed> {
-        if !self.deltas.is_empty() {
+        if self.delta_count() > 0 {
             return None;
         }
         match &self.base {
@@ -144,37 +152,61 @@ impl Chain {
     /// The deltas not folded into the base yet.
     #[must_use]
     pub fn delta_count(&self) -> usize {
-        self.deltas.len()
+        self.older_count() + self.deltas.len()
+    }
+
+    fn older_count(&self) -> usize {
+        self.older.as_ref().map_or(0, |older| older.len())
+    }
+
+    fn older(&self) -> impl Iterator<Item = Version<'_>> {
+        self.older.iter().flat_map(|older| older.iter())
+    }
+
+    /// How many deltas are at or below a time.
+    fn count_through(&self, time: Time) -> usize {
+        match (&self.older, self.deltas.first()) {
+            (Some(older), first) if first.is_none_or(|first| first.time > time) => {
+                older.count_through(time)
+            }
+            _ => {
+                let ready = self.deltas.partition_point(|delta| delta.time <= time);
+                self.older_count() + ready
+            }
+        }
     }
 
     /// The commit time of the oldest delta that is not folded.
     #[must_use]
     pub fn first_delta(&self) -> Option<Time> {
-        self.deltas.first().map(|delta| delta.time)
+        let older = self.older.as_ref().and_then(|older| older.first());
+        older.or_else(|| self.deltas.first().map(|delta| delta.time))
     }
 
     /// Whether nothing is left of the key.
     #[must_use]
     pub fn is_forgotten(&self) -> bool {
-        self.deltas.is_empty() && self.has_no_base()
+        self.delta_count() == 0 && self.has_no_base()
     }
 
     /// Adds the delta of the commit at `time`, made from what was seen at `snapshot`. Mostly
     /// times ascend; one that comes late finds its place, since merging needs no order. What
-    /// is in the chain already, or at or below the base's time, changes nothing.
-    pub fn push(&mut self, time: Time, snapshot: Time, delta: Cell) {
+    /// is in the chain already, or at or below the base's time, changes nothing. Answers by how
+    /// many bytes the chain has grown, which may be less than nothing.
+    pub fn push(&mut self, time: Time, snapshot: Time, delta: Cell) -> isize {
         if time <= self.base_through {
-            return;
+            return 0;
         }
-        self.insert(time, snapshot, delta, None);
+        self.insert(time, snapshot, delta, None)
     }
 
     /// Adds a delta of a write that its writer may add to until [`Chain::close`], having drawn so
     /// many dots for it.
-    pub(crate) fn open(&mut self, time: Time, snapshot: Time, delta: Cell, dots: u32) {
-        if time > self.base_through {
-            self.insert(time, snapshot, delta, Some(dots));
+    pub(crate) fn open(&mut self, time: Time, snapshot: Time, delta: Cell, dots: u32) -> isize {
+        if time <= self.base_through {
+            return 0;
         }
+        self.insert(time, snapshot, delta, Some(dots))
     }
 
     /// The next dot of the open delta at this time, if there is one.
@@ -217,12 +249,17 @@ impl Chain {
         }
     }
 
-    fn insert(&mut self, time: Time, snapshot: Time, delta: Cell, open: Option<u32>) {
+    fn insert(&mut self, time: Time, snapshot: Time, delta: Cell, open: Option<u32>) -> isize {
+        let before = self.older_weight_bytes();
+        let unpacked = match &self.older {
+            Some(older) if older.last() >= Some(time) => self.ready_again(),
+            _ => 0,
+        };
         let end = self.deltas.len();
         let place = match self.deltas.last() {
             Some(last) if last.time >= time => {
                 match self.deltas.binary_search_by_key(&time, |delta| delta.time) {
-                    Ok(_) => return,
+                    Ok(_) => return unpacked - before,
                     Err(place) => place,
                 }
             }
@@ -247,16 +284,56 @@ impl Chain {
                 self.behind = None;
                 self.newest = OnceLock::from(newest);
             } else if place == end {
-                self.behind = Some((newest, end));
+                self.behind = Some((newest, self.older_count() + end));
             }
         }
+        let added = delta.weight_bytes() as isize;
         self.deltas.insert(place, delta);
+        let packed = self.pack_older();
+        unpacked + added - packed + self.older_weight_bytes() - before
+    }
+
+    fn older_weight_bytes(&self) -> isize {
+        let older = self.older.as_ref();
+        older.map_or(0, |older| older.weight_bytes() as isize)
+    }
+
+    /// Keeps what is more than [`READY`] as bytes. Answers what it took before.
+    fn pack_older(&mut self) -> isize {
+        let mut packed_bytes = 0;
+        while self.deltas.len() > READY
+            && let Some(first) = self.deltas.first()
+            && first.open.is_none()
+            && History::takes(&first.cell)
+        {
+            packed_bytes += first.weight_bytes() as isize;
+            let older = self.older.get_or_insert_default();
+            older.push(first.time, first.snapshot, &first.cell);
+            self.deltas.remove(0);
+        }
+        packed_bytes
+    }
+
+    /// Makes all deltas ready, as one that comes late has its place among the older ones. Answers
+    /// what they take.
+    fn ready_again(&mut self) -> isize {
+        let older = self.older.take().unwrap_or_default();
+        let deltas = older.iter().map(|version| Delta {
+            time: version.time,
+            snapshot: version.snapshot,
+            cell: Arc::new(version.cell()),
+            open: None,
+        });
+        let ready: Vec<Delta> = deltas.collect();
+        let bytes: usize = ready.iter().map(Delta::weight_bytes).sum();
+        self.deltas.insert_many(0, ready);
+        bytes as isize
     }
 
     /// The cell with everything merged; `None` if nothing is known of the key.
     #[must_use]
     pub fn newest(&self) -> Option<&Cell> {
-        let cell = if self.deltas.is_empty() {
+        let cell = if self.delta_count() == 0 {
             self.base.cell()
         } else {
             self.newest.get_or_init(|| self.merge_newest())
@@ -268,15 +345,15 @@ impl Chain {
     /// written by then.
     #[must_use]
     pub fn at(&self, at: Time) -> Option<Arc<Cell>> {
+        let all = self.delta_count();
         let count = match self.deltas.last() {
-            Some(last) if last.time <= at => self.deltas.len(),
-            Some(_) => self.deltas.partition_point(|delta| delta.time <= at),
-            None => 0,
+            Some(last) if last.time <= at => all,
+            _ => self.count_through(at),
         };
         if count == 0 {
             return (!self.base.is_bottom()).then(|| Arc::clone(self.base.cell()));
         }
-        let cell = if count == self.deltas.len() {
+        let cell = if count == all {
             Arc::clone(self.newest.get_or_init(|| self.merge_newest()))
         } else {
             self.merged(None, 0, count)
@@ -286,29 +363,37 @@ impl Chain {
 
     fn merge_newest(&self) -> Arc<Cell> {
         match &self.behind {
-            Some((cell, have)) => self.merged(Some(cell), *have, self.deltas.len()),
-            None => self.merged(None, 0, self.deltas.len()),
+            Some((cell, have)) => self.merged(Some(cell), *have, self.delta_count()),
+            None => self.merged(None, 0, self.delta_count()),
         }
     }
 
     /// The deltas of a range on top of `start`, or else of the base.
     fn merged(&self, start: Option<&Arc<Cell>>, from: usize, to: usize) -> Arc<Cell> {
-        let deltas = self.deltas.get(from..to).unwrap_or_default();
-        let (start, deltas) = match deltas.iter().rposition(Delta::replaces) {
-            Some(last) => (&deltas[last].cell, &deltas[last + 1..]),
-            None => (start.unwrap_or_else(|| self.base.cell()), deltas),
-        };
-        match deltas {
-            [] => Arc::clone(start),
-            [only] if start.is_bottom() => Arc::clone(&only.cell),
-            _ => {
-                let mut cell = Cell::clone(start);
-                for delta in deltas {
-                    cell.merge(&delta.cell);
-                }
-                Arc::new(cell)
-            }
+        let older = self.older_count();
+        let ready = from.saturating_sub(older)..to.saturating_sub(older);
+        let deltas = self.deltas.get(ready).unwrap_or_default();
+        let start = || start.unwrap_or_else(|| self.base.cell());
+        if let Some(last) = deltas.iter().rposition(Delta::replaces) {
+            return on_top(&deltas[last].cell, &deltas[last + 1..]);
         }
+        if from >= older {
+            return on_top(start(), deltas);
+        }
+        on_top(&self.older_merged(start(), from, to.min(older)), deltas)
+    }
+
+    /// The same of the older deltas alone.
+    fn older_merged(&self, start: &Arc<Cell>, from: usize, to: usize) -> Arc<Cell> {
+        let range: Vec<Version<'_>> = self.older().skip(from).take(to - from).collect();
+        let (mut cell, rest) = match range.iter().rposition(|version| version.replaces) {
+            Some(last) => (range[last].cell(), &range[last + 1..]),
+            None => (Cell::clone(start), &range[..]),
+        };
+        for version in rest {
+            cell.merge(&version.cell());
+        }
+        Arc::new(cell)
     }
 
     /// Folds the deltas up to `line` into the base and compacts it. The caller knows that no
@@ -322,25 +407,20 @@ impl Chain {
         if line <= self.base_through {
             return 0;
         }
-        let count = self.deltas.partition_point(|delta| delta.time <= line);
-        let forget = self.deltas[count..]
-            .iter()
-            .map(|delta| delta.snapshot)
-            .min();
+        let count = self.count_through(line);
         if count > 0 {
-            let whole = if count == self.deltas.len() {
+            let whole = if count == self.delta_count() {
                 self.newest.take()
             } else {
                 None
             };
             let base = whole.unwrap_or_else(|| self.merge_into_base(count));
             self.base = Base::Cell(base);
-            self.deltas.drain(..count);
-            if self.deltas.is_empty() {
-                // Most keys rest: room for deltas would be a good part of a small one.
-                self.deltas = SmallVec::new();
-            }
+            self.drop_first(count);
         }
+        let older = self.older().map(|version| version.snapshot);
+        let ready = self.deltas.iter().map(|delta| delta.snapshot);
+        let forget = older.chain(ready).min();
         self.newest = OnceLock::new();
         self.behind = None;
         self.base_through = line;
@@ -351,14 +431,33 @@ impl Chain {
         compacted.conflicts as u64
     }
 
+    fn drop_first(&mut self, count: usize) {
+        let older = count.min(self.older_count());
+        if let Some(history) = &mut self.older {
+            history.remove_first(older);
+        }
+        self.older = self.older.take().filter(|older| older.len() > 0);
+        self.deltas.drain(..count - older);
+        if self.deltas.is_empty() {
+            // Most keys rest: room for deltas would be a good part of a small one.
+            self.deltas = SmallVec::new();
+        }
+    }
+
     fn merge_into_base(&mut self, count: usize) -> Arc<Cell> {
-        let deltas = self.deltas.get(..count).unwrap_or_default();
-        if deltas.iter().any(Delta::replaces) {
+        let older = self.older_count();
+        let ready = self.deltas.get(..count.saturating_sub(older));
+        let ready = ready.unwrap_or_default();
+        let replaces = self.older().take(count).any(|version| version.replaces);
+        if replaces || ready.iter().any(Delta::replaces) {
             return self.merged(None, 0, count);
         }
         let mut base = self.base.take();
-        for (index, delta) in deltas.iter().enumerate() {
-            if index == 0 && base.is_bottom() {
+        for version in self.older().take(count) {
+            Arc::make_mut(&mut base).merge(&version.cell());
+        }
+        for delta in ready {
+            if base.is_bottom() {
                 base = Arc::clone(&delta.cell);
             } else {
                 Arc::make_mut(&mut base).merge(&delta.cell);
@@ -371,7 +470,23 @@ impl Chain {
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
         let deltas: usize = self.deltas.iter().map(Delta::weight_bytes).sum();
-        size_of::<Chain>() + self.base.weight_bytes() + deltas
+        let older = self.older.as_ref().map_or(0, |older| older.weight_bytes());
+        size_of::<Chain>() + self.base.weight_bytes() + older + deltas
+    }
+}
+
+/// Deltas on top of a cell.
+fn on_top(start: &Arc<Cell>, deltas: &[Delta]) -> Arc<Cell> {
+    match deltas {
+        [] => Arc::clone(start),
+        [only] if start.is_bottom() => Arc::clone(&only.cell),
+        _ => {
+            let mut cell = Cell::clone(start);
+            for delta in deltas {
+                cell.merge(&delta.cell);
+            }
+            Arc::new(cell)
+        }
     }
 }
 

@@ -22,6 +22,7 @@ mod export;
 mod fence;
 pub mod frontier;
 pub mod histogram;
+mod history;
 pub mod hot;
 mod journal;
 mod latch;

@@ -59,7 +59,7 @@ pub(crate) struct Owner {
 /// A key's versions in the owner's hands.
 pub(crate) struct Held<'a> {
     entry: &'a mut Entry,
-    added_bytes: usize,
+    added_bytes: isize,
 }
 
 impl Owner {
@@ -168,7 +168,7 @@ impl Owner {
             if was_packed {
                 view.weigh_again(entry);
             } else {
-                let weight = entry.weight_bytes.saturating_add(added_bytes as u32);
+                let weight = entry.weight_bytes.saturating_add_signed(added_bytes as i32);
                 view.weigh(entry.weight_bytes, weight);
                 entry.weight_bytes = weight;
             }
@@ -456,8 +456,7 @@ impl Held<'_> {
 
     /// Adds the delta of the commit at `time`, made at `snapshot`.
     pub(crate) fn push(&mut self, delta: Cell, time: Time, snapshot: Time) {
-        self.added_bytes += delta.weight_bytes() + size_of::<Cell>();
-        self.entry.chain().push(time, snapshot, delta);
+        self.added_bytes += self.entry.chain().push(time, snapshot, delta);
     }
 
     /// The next dot of what is open at this time, if anything is.
@@ -471,10 +470,9 @@ impl Held<'_> {
     /// Opens a delta that is closed at the turn's end, or adds to the one that is open.
     pub(crate) fn write(&mut self, delta: Cell, time: Time, snapshot: Time, dots: u32) {
         if self.open_at(time).is_some() {
-            self.added_bytes += self.entry.chain().amend(&delta, dots);
+            self.added_bytes += self.entry.chain().amend(&delta, dots) as isize;
         } else {
-            self.added_bytes += delta.weight_bytes() + size_of::<Cell>();
-            self.entry.chain().open(time, snapshot, delta, dots);
+            self.added_bytes += self.entry.chain().open(time, snapshot, delta, dots);
         }
     }
 }

@@ -8,16 +8,18 @@ use tidemill_store::chain::Chain;
 
 #[derive(Clone, Debug)]
 enum Action {
-    Write { op: u8, lag: u64 },
+    Write { op: u8, lag: u64, late: u64 },
     Read { lag: u64, hold: bool },
     Fold { lag: u64 },
 }
 
 fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
-        4 => (0..6_u8, 0..4_u64).prop_map(|(op, lag)| Action::Write { op, lag }),
-        3 => (0..6_u64, any::<bool>()).prop_map(|(lag, hold)| Action::Read { lag, hold }),
-        1 => (0..6_u64).prop_map(|lag| Action::Fold { lag }),
+        // Some come late, among those that are kept as bytes by then.
+        8 => (0..6_u8, 30..50_u64, 0..20_u64)
+            .prop_map(|(op, lag, late)| Action::Write { op, lag, late }),
+        4 => (10..60_u64, any::<bool>()).prop_map(|(lag, hold)| Action::Read { lag, hold }),
+        1 => (10..60_u64).prop_map(|lag| Action::Fold { lag }),
     ]
 }
 
@@ -43,27 +45,34 @@ fn model_at(deltas: &[(Time, Cell)], at: Time) -> Cell {
 
 proptest! {
     #[test]
-    fn a_chain_reads_like_all_its_deltas(actions in prop::collection::vec(action(), 1..60)) {
+    fn a_chain_reads_like_all_its_deltas(actions in prop::collection::vec(action(), 1..120)) {
         let mut chain = Chain::default();
         let mut deltas: Vec<(Time, Cell)> = Vec::new();
         let mut held: Vec<Arc<Cell>> = Vec::new();
-        let mut now = 10;
+        let (mut now, mut seen) = (100, Time::ZERO);
         for action in actions {
             let lagged = |now: u64, lag: u64| {
                 Time::from_micros(now.saturating_sub(lag)).max(chain.base_through())
             };
             match action {
-                Action::Write { op, lag } => {
+                Action::Write { op, lag, late } => {
+                    now += 2;
+                    // Odd times are of those that come late.
+                    let late = (2 * late).saturating_sub(1);
+                    let time = Time::from_micros(now - late);
                     let at = lagged(now, lag);
-                    now += 1;
-                    let time = Time::from_micros(now);
+                    // Whoever has seen a time has seen all below it.
+                    seen = seen.max(at);
+                    if time <= seen || deltas.iter().any(|(other, _)| *other == time) {
+                        continue;
+                    }
                     let mut sequence = 0;
                     let mut dots = || {
                         sequence += 1;
                         Dot { time, writer: Writer(1), sequence }
                     };
-                    let seen = model_at(&deltas, at);
-                    let made = Cell::delta(Some(&seen), &operation(op, now), at, &mut dots);
+                    let found = model_at(&deltas, at);
+                    let made = Cell::delta(Some(&found), &operation(op, now), at, &mut dots);
                     if let Ok(delta) = made {
                         chain.push(time, at, delta.clone());
                         chain.push(time, at, delta.clone());
@@ -72,14 +81,16 @@ proptest! {
                 }
                 Action::Read { lag, hold } => {
                     let at = lagged(now, lag);
+                    seen = seen.max(at);
                     let cell = chain.at(at);
                     let model = model_at(&deltas, at);
-                    let seen = cell.as_ref().and_then(|cell| cell.view(at));
-                    prop_assert_eq!(seen.map(summary), model.view(at).map(summary));
+                    let found = cell.as_ref().and_then(|cell| cell.view(at));
+                    prop_assert_eq!(found.map(summary), model.view(at).map(summary));
                     held.extend(cell.filter(|_| hold));
                 }
                 Action::Fold { lag } => {
                     let line = lagged(now, lag);
+                    seen = seen.max(line);
                     let before = chain.base_through();
                     chain.fold(line);
                     prop_assert!(chain.base_through() <= line.max(before));
