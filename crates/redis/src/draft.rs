@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use tidemill_lattice::{Cell, Dot, Kind, Op, Time, Value};
+use tidemill_lattice::{Cell, Dot, Kind, Op, PAYLOAD_MAX_BYTES, Payload, Time, Value};
 use tidemill_store::Seen;
 
 use crate::fault::Fault;
@@ -125,6 +125,25 @@ impl<'a> Draft<'a> {
             base.merge(&self.delta);
             self.base = Base::Cell(Cow::Owned(base));
         }
+    }
+
+    /// Ends what the key holds and sets a register of bytes that never expires.
+    pub(crate) fn overwrite(&mut self, payload: Payload) -> Result<(), Fault> {
+        if let Base::Seen(_) = self.base
+            && self.delta.is_bottom()
+            && !self.is_fresh
+            && payload.body.len() <= PAYLOAD_MAX_BYTES
+        {
+            let ended = (self.dots)();
+            self.last = (self.dots)();
+            if let Some(delta) = Cell::overwrite(ended, payload.clone()) {
+                self.delta = delta;
+                self.is_fresh = true;
+                return Ok(());
+            }
+        }
+        self.replace()?;
+        self.apply(&Op::RegisterSet(payload))
     }
 
     /// Ends what the key holds; what follows is a new incarnation, of any type.

@@ -138,7 +138,9 @@ pub(crate) fn set(door: &Door, words: &[Bytes]) -> Result<Write, Fault> {
             Condition::IfAbsent => draft.held().is_none(),
             Condition::IfPresent => draft.held().is_some(),
         };
-        if writes {
+        if writes && options.expiry == Expiry::Never {
+            draft.overwrite(value)?;
+        } else if writes {
             overwrite(draft, &Op::RegisterSet(value), options.expiry)?;
         }
         Ok(match (options.gets, writes) {

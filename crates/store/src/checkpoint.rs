@@ -25,6 +25,8 @@ use crate::{Error, MessageId};
 /// One step: so many keys, or so many bytes, or so many groups of the log.
 const STEP_KEYS: usize = 256;
 const STEP_BYTES: usize = 256 * 1024;
+/// What the log's buffer may hold of a log that is empty.
+const REST_BYTES: u64 = 8 * 1024 * 1024;
 const STEP_GROUPS: usize = 1024;
 /// Stored keys that each checkpoint looks at in passing, for content that has expired.
 const SWEEP_KEYS: usize = 1024;
@@ -47,6 +49,8 @@ pub(crate) struct Checkpoints {
     swept: Option<Key>,
     /// Log bytes since the last one began.
     grown_bytes: u64,
+    /// Log bytes since its buffer was last given back.
+    buffered_bytes: u64,
     /// Messages that the outbox holds, and those of them consumed since.
     posted: BTreeSet<MessageId>,
     consumed: Vec<MessageId>,
@@ -72,6 +76,7 @@ impl Checkpoints {
             began_us: now_us,
             swept: None,
             grown_bytes: log_bytes,
+            buffered_bytes: log_bytes,
             posted: recovered.posted.clone(),
             consumed: recovered.consumed.clone(),
         }
@@ -87,6 +92,7 @@ impl Checkpoints {
 
     pub(crate) fn grown(&mut self, bytes: u64) {
         self.grown_bytes += bytes;
+        self.buffered_bytes += bytes;
     }
 
     pub(crate) fn consumed(&mut self, message: MessageId) {
@@ -337,9 +343,15 @@ impl Sequencer {
             .counters
             .log_bytes
             .fetch_sub(bytes, Ordering::Relaxed);
-        self.inner
-            .engine
-            .trim(groups.into_iter().map(|group| group.number))
+        let engine = &self.inner.engine;
+        engine.trim(groups.into_iter().map(|group| group.number))?;
+        if self.logged.is_empty() && self.checkpoints.buffered_bytes > REST_BYTES {
+            // What is trimmed stays in the engine's buffer until that is full. A store that rests
+            // would hold it for good.
+            self.checkpoints.buffered_bytes = 0;
+            engine.give_back_log_buffer()?;
+        }
+        Ok(())
     }
 }
 

@@ -275,6 +275,13 @@ impl Engine {
             .map_err(|e| self.write_error("trimming the log", &e))
     }
 
+    /// Has the engine write out what it buffers of the log, and free it.
+    pub(crate) fn give_back_log_buffer(&self) -> Result<(), Error> {
+        let rotated = self.log.rotate_memtable();
+        rotated.map_err(|e| self.write_error("emptying the log's buffer", &e))?;
+        Ok(())
+    }
+
     /// Makes everything written so far durable.
     pub(crate) fn sync(&self) -> Result<(), Error> {
         self.database

@@ -8,6 +8,7 @@ use tidemill_lattice::{Key, Time};
 
 use crate::chain::Chain;
 use crate::packed::Packed;
+use crate::rewritten::Rewritten;
 
 /// Uses that are counted: a key in use outlasts so many rounds of eviction.
 const USED_MAX: u8 = 3;
@@ -18,7 +19,7 @@ const HOT_USES: u8 = 64;
 pub(crate) struct Entry {
     pub(crate) key: Key,
     pub(crate) versions: Versions,
-    /// What a packed key is complete through.
+    /// What a packed key, or one that was before it was written, is complete through.
     pub(crate) through: Time,
     /// What is counted of it in the table's size.
     pub(crate) weight_bytes: u32,
@@ -30,6 +31,7 @@ pub(crate) struct Entry {
 pub(crate) enum Versions {
     Vacant,
     Packed(Packed),
+    Rewritten(Box<Rewritten>),
     Chain(Box<Chain>),
 }
 
@@ -105,6 +107,7 @@ impl Entry {
         if !matches!(self.versions, Versions::Chain(_)) {
             let chain = match std::mem::replace(&mut self.versions, Versions::Vacant) {
                 Versions::Packed(packed) => Box::new(Chain::unpacked(packed, self.through)),
+                Versions::Rewritten(rewritten) => Box::new(rewritten.into_chain(self.through)),
                 Versions::Chain(chain) => chain,
                 Versions::Vacant => Box::default(),
             };
@@ -113,7 +116,7 @@ impl Entry {
         match &mut self.versions {
             Versions::Chain(chain) => chain,
             // It was made one above.
-            Versions::Packed(_) | Versions::Vacant => unreachable!(),
+            Versions::Packed(_) | Versions::Rewritten(_) | Versions::Vacant => unreachable!(),
         }
     }
 
@@ -127,11 +130,35 @@ impl Entry {
         }
     }
 
+    /// Drops what a rewritten key was, if its write is at or below a time that nobody reads below.
+    /// Tells whether it was.
+    pub(crate) fn settle(&mut self, line: Time) -> bool {
+        let Versions::Rewritten(rewritten) = &mut self.versions else {
+            return false;
+        };
+        if rewritten.time() > line || rewritten.open.is_some() {
+            return false;
+        }
+        let value = std::mem::replace(&mut rewritten.value, Packed::NOTHING);
+        self.versions = Versions::Packed(value);
+        self.through = line;
+        true
+    }
+
+    /// The time of the oldest delta that is not folded.
+    pub(crate) fn first_delta(&self) -> Option<Time> {
+        match &self.versions {
+            Versions::Chain(chain) => chain.first_delta(),
+            Versions::Rewritten(rewritten) => Some(rewritten.time()),
+            Versions::Packed(_) | Versions::Vacant => None,
+        }
+    }
+
     /// What its base is complete through.
     pub(crate) fn base_through(&self) -> Time {
         match &self.versions {
             Versions::Chain(chain) => chain.base_through(),
-            Versions::Packed(_) | Versions::Vacant => self.through,
+            Versions::Packed(_) | Versions::Rewritten(_) | Versions::Vacant => self.through,
         }
     }
 
@@ -139,6 +166,7 @@ impl Entry {
     pub(crate) fn delta_count(&self) -> usize {
         match &self.versions {
             Versions::Chain(chain) => chain.delta_count(),
+            Versions::Rewritten(_) => 1,
             Versions::Packed(_) | Versions::Vacant => 0,
         }
     }
@@ -147,7 +175,7 @@ impl Entry {
     pub(crate) fn is_forgotten(&self) -> bool {
         match &self.versions {
             Versions::Chain(chain) => chain.is_forgotten(),
-            Versions::Packed(_) | Versions::Vacant => false,
+            Versions::Packed(_) | Versions::Rewritten(_) | Versions::Vacant => false,
         }
     }
 
@@ -157,6 +185,7 @@ impl Entry {
         let versions = match &self.versions {
             Versions::Vacant => 0,
             Versions::Packed(packed) => packed.weight_bytes(),
+            Versions::Rewritten(rewritten) => rewritten.weight_bytes(),
             Versions::Chain(chain) => chain.weight_bytes(),
         };
         let all = size_of::<Entry>() + SHARES + self.key.weight_bytes() + versions;

@@ -41,6 +41,7 @@ pub mod record;
 mod recovery;
 mod requests;
 mod restore;
+mod rewritten;
 mod scan;
 mod sequencer;
 mod shard;

@@ -3,6 +3,7 @@
 //! It adds deltas, folds them once nobody can read below them, packs what rests, notes what the
 //! durable tier does not have, and evicts.
 
+use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,7 +15,9 @@ use crate::engine::{Stored, encode_stored};
 use crate::entry::{Entry, Flags, Versions};
 use crate::packed::Packed;
 use crate::record::Entries;
+use crate::rewritten::Rewritten;
 use crate::table::{Place, Ticket, View, hash_of};
+use crate::writing::Seen;
 
 /// A large key is folded when it has so many deltas, and more the larger it is, since folding
 /// touches all of it: one for so many bytes.
@@ -60,6 +63,7 @@ pub(crate) struct Owner {
 pub(crate) struct Held<'a> {
     entry: &'a mut Entry,
     added_bytes: isize,
+    scratch: &'a mut Vec<u8>,
 }
 
 impl Owner {
@@ -152,31 +156,35 @@ impl Owner {
             view,
             dirty,
             unfolded,
+            scratch,
             ..
         } = self;
         view.entry(place, |entry| {
             if was_here {
                 entry.touch();
             }
-            let was_packed = matches!(entry.versions, Versions::Packed(_));
+            let was_chain = matches!(entry.versions, Versions::Chain(_));
             let mut held = Held {
                 entry,
                 added_bytes: 0,
+                scratch,
             };
             let outcome = change(&mut held);
-            let Held { entry, added_bytes } = held;
-            if was_packed {
+            let Held {
+                entry, added_bytes, ..
+            } = held;
+            if !was_chain {
                 view.weigh_again(entry);
             } else {
                 let weight = entry.weight_bytes.saturating_add_signed(added_bytes as i32);
                 view.weigh(entry.weight_bytes, weight);
                 entry.weight_bytes = weight;
             }
-            if let Versions::Chain(chain) = &entry.versions
+            if matches!(entry.versions, Versions::Chain(_) | Versions::Rewritten(_))
                 && entry.flags.set(Flags::UNFOLDED, true)
             {
                 // What was only looked at is packed again.
-                let first = chain.first_delta().unwrap_or(Time::ZERO);
+                let first = entry.first_delta().unwrap_or(Time::ZERO);
                 unfolded.push_back((first, place));
             }
             if entry.delta_count() > 0 && entry.flags.set(Flags::QUEUED, true) {
@@ -191,10 +199,16 @@ impl Owner {
     pub(crate) fn close(&mut self, place: Place, entries: &mut Entries) {
         self.view.entry(place, |entry| {
             let Entry { key, versions, .. } = entry;
-            if let Versions::Chain(chain) = versions {
-                chain.close(|time, snapshot, cell| {
+            match versions {
+                Versions::Chain(chain) => chain.close(|time, snapshot, cell| {
                     entries.write(time, snapshot, key, cell);
-                });
+                }),
+                Versions::Rewritten(rewritten) => {
+                    if rewritten.open.take().is_some() {
+                        entries.overwrite(rewritten.snapshot, key, &rewritten.overwrite());
+                    }
+                }
+                Versions::Packed(_) | Versions::Vacant => {}
             }
         });
     }
@@ -205,6 +219,15 @@ impl Owner {
             let Owner { view, scratch, .. } = self;
             let rest = view.entry(place, |entry| {
                 entry.flags.set(Flags::UNFOLDED, false);
+                if entry.settle(low_water) {
+                    entry.flags.set(Flags::CURRENT, false);
+                    view.weigh_again(entry);
+                    return None;
+                }
+                if let Versions::Rewritten(rewritten) = &entry.versions {
+                    entry.flags.set(Flags::UNFOLDED, true);
+                    return Some(rewritten.time());
+                }
                 let Versions::Chain(chain) = &mut entry.versions else {
                     return None;
                 };
@@ -243,7 +266,7 @@ impl Owner {
                 && match &entry.versions {
                     Versions::Packed(packed) => packed.cell().is_empty_at(target),
                     Versions::Chain(chain) => chain.base().is_empty_at(target),
-                    Versions::Vacant => false,
+                    Versions::Rewritten(_) | Versions::Vacant => false,
                 };
             is_expired && entry.flags.set(Flags::QUEUED, true)
         });
@@ -263,6 +286,10 @@ impl Owner {
     pub(crate) fn fold(&mut self, place: Place, target: Time) -> Fold {
         let Owner { view, scratch, .. } = self;
         let folded = view.entry(place, |entry| {
+            if entry.settle(target) {
+                entry.flags.set(Flags::CURRENT, false);
+                view.weigh_again(entry);
+            }
             if let Versions::Packed(packed) = &entry.versions {
                 let is_plain = packed.glance().is_some();
                 if is_plain || entry.through > target {
@@ -428,7 +455,8 @@ fn stored_form(entry: &Entry, scratch: &mut Vec<u8>) -> Fold {
     }
     let through = entry.base_through();
     let value = match &entry.versions {
-        Versions::Vacant => return Fold::Clean,
+        // A rewritten key is a chain or packed before it comes here.
+        Versions::Rewritten(_) | Versions::Vacant => return Fold::Clean,
         Versions::Chain(chain) => encode_stored(through, chain.base()),
         Versions::Packed(packed) => {
             scratch.clear();
@@ -444,14 +472,20 @@ fn stored_form(entry: &Entry, scratch: &mut Vec<u8>) -> Fold {
 fn is_blank(entry: &Entry) -> bool {
     let is_bottom = match &entry.versions {
         Versions::Chain(chain) => chain.has_no_base(),
-        Versions::Packed(_) | Versions::Vacant => false,
+        Versions::Packed(_) | Versions::Rewritten(_) | Versions::Vacant => false,
     };
     is_bottom && !entry.flags.has(Flags::STORED)
 }
 
 impl Held<'_> {
-    pub(crate) fn chain(&mut self) -> &Chain {
-        self.entry.chain()
+    /// What the key holds, to decide by. It is unpacked to `unpacked`, if that is asked for.
+    pub(crate) fn seen<'s>(&'s self, unpacked: &'s OnceCell<Cell>) -> Seen<'s> {
+        match &self.entry.versions {
+            Versions::Vacant => Seen::nothing(),
+            Versions::Packed(packed) => Seen::packed(packed, unpacked),
+            Versions::Rewritten(rewritten) => Seen::packed(&rewritten.value, unpacked),
+            Versions::Chain(chain) => Seen::chain(chain),
+        }
     }
 
     /// Adds the delta of the commit at `time`, made at `snapshot`.
@@ -463,16 +497,50 @@ impl Held<'_> {
     pub(crate) fn open_at(&self, time: Time) -> Option<u32> {
         match &self.entry.versions {
             Versions::Chain(chain) => chain.open_at(time),
-            Versions::Packed(_) | Versions::Vacant => None,
+            Versions::Rewritten(rewritten) if rewritten.time() == time => rewritten.open,
+            Versions::Packed(_) | Versions::Rewritten(_) | Versions::Vacant => None,
         }
     }
 
     /// Opens a delta that is closed at the turn's end, or adds to the one that is open.
     pub(crate) fn write(&mut self, delta: Cell, time: Time, snapshot: Time, dots: u32) {
+        if self.rewrite(&delta, time, snapshot, dots) {
+            return;
+        }
         if self.open_at(time).is_some() {
             self.added_bytes += self.entry.chain().amend(&delta, dots) as isize;
         } else {
             self.added_bytes += self.entry.chain().open(time, snapshot, delta, dots);
+        }
+    }
+}
+
+impl Held<'_> {
+    /// Writes over a packed key, or one that was packed before this turn, where that is what the
+    /// delta does. Tells whether it did.
+    fn rewrite(&mut self, delta: &Cell, time: Time, snapshot: Time, dots: u32) -> bool {
+        let Some(overwrite) = delta.as_overwrite() else {
+            return false;
+        };
+        if overwrite.ended.time != time {
+            return false;
+        }
+        let Held { entry, scratch, .. } = self;
+        match &mut entry.versions {
+            Versions::Packed(before) if entry.through < time => {
+                let rewritten = Rewritten::new(before, &overwrite, snapshot, dots, scratch);
+                let is_small = rewritten.is_some();
+                if let Some(rewritten) = rewritten {
+                    entry.versions = Versions::Rewritten(Box::new(rewritten));
+                }
+                is_small
+            }
+            Versions::Rewritten(rewritten)
+                if rewritten.time() == time && rewritten.open.is_some() =>
+            {
+                rewritten.again(&overwrite, dots, scratch)
+            }
+            _ => false,
         }
     }
 }

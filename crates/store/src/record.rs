@@ -2,20 +2,26 @@
 //!
 //! | field | bytes |
 //! |---|---|
-//! | version, 2 | 1 |
+//! | version, 3 | 1 |
 //! | number of the group, rising by one | 8, big endian |
 //! | writer | 4, big endian |
 //! | lowest and greatest commit time in it | 8 + 8, big endian |
 //! | entries, each with its kind before it, up to the checksum | |
 //! | XXH3-64 of everything before | 8, big endian |
 //!
-//! An entry of kind 0 is a write of one key, of kind 1 a commit:
+//! An entry of kind 0 is a write of one key, of kind 1 a commit, of kind 2 an overwrite of one key:
+//! what it held is ended by a dot of the entry's time and the group's writer, and a register of bytes
+//! begins by the next dot. To kinds 0 and 2, 4 is added where time and snapshot are those of the entry
+//! before.
 //!
 //! | field | kinds | bytes |
 //! |---|---|---|
-//! | commit time | both | 8, big endian |
-//! | how far the snapshot lies below it | both | LEB128 |
-//! | key and cell, each with its length before it | 0 | LEB128 lengths |
+//! | commit time | 0, 1, 2 | 8, big endian |
+//! | how far the snapshot lies below it | 0, 1, 2 | LEB128 |
+//! | key and cell, each with its length before it | 0, 4 | LEB128 lengths |
+//! | key with its length before it | 2, 6 | LEB128 length |
+//! | sequence of the first dot | 2, 6 | LEB128 |
+//! | bytes with their length before them | 2, 6 | LEB128 length |
 //! | request id | 1 | 16, big endian |
 //! | consumed message: 0, or 1 and time and index | 1 | 1, or 1 + 8 + 4 |
 //! | deltas: count, then each key and cell with its length before it | 1 | LEB128 lengths |
@@ -24,19 +30,24 @@
 //! The engine has checksums of its own; these are the second line. The numbers show a group
 //! that is missing from the middle.
 //!
+//! Version 2 had kinds 0 and 1 alone, and is read as well.
+//!
 //! Pure: it knows bytes, not where they are kept.
 
 use bytes::{Buf, Bytes};
-use tidemill_lattice::{Cell, Key, Time, Writer};
+use tidemill_lattice::{Cell, Dot, Key, Overwrite, Payload, Time, Writer};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{Commit, MessageId};
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+const VERSIONS: std::ops::RangeInclusive<u8> = 2..=VERSION;
 const HEADER_BYTES: usize = 1 + 8 + 4 + 8 + 8;
 const CHECKSUM_BYTES: usize = 8;
 const WRITE: u8 = 0;
 const COMMIT: u8 = 1;
+const OVERWRITE: u8 = 2;
+const SAME_TIME: u8 = 4;
 /// The most that one entry may take.
 pub const LIMIT_BYTES: usize = 64 * 1024 * 1024;
 
@@ -81,7 +92,7 @@ pub enum RecordError {
     #[error("its checksum is wrong")]
     Checksum,
     /// Another version wrote them.
-    #[error("its version is {0}, this one reads {VERSION}")]
+    #[error("its version is {0}, this one reads 2 to {VERSION}")]
     Version(u8),
     /// They carry the right checksum over something that no version writes.
     #[error("its {0} can not be read: {1}")]
@@ -94,6 +105,8 @@ pub struct Entries {
     bytes: Vec<u8>,
     span: Option<(Time, Time)>,
     count: usize,
+    /// Time and snapshot of the last entry, which the next one may have as well.
+    last: Option<(Time, Time)>,
 }
 
 impl Entries {
@@ -103,6 +116,17 @@ impl Entries {
         self.begin(WRITE, time, snapshot);
         put_bytes(&mut self.bytes, key.as_bytes());
         put_cell(&mut self.bytes, delta);
+        self.bytes.len() - before
+    }
+
+    /// Adds an overwrite of one key by a shard, whose writer is the group's. Answers its size in
+    /// bytes.
+    pub fn overwrite(&mut self, snapshot: Time, key: &Key, overwrite: &Overwrite<'_>) -> usize {
+        let before = self.bytes.len();
+        self.begin(OVERWRITE, overwrite.ended.time, snapshot);
+        put_bytes(&mut self.bytes, key.as_bytes());
+        put_varint(&mut self.bytes, overwrite.ended.sequence.into());
+        put_bytes(&mut self.bytes, overwrite.body);
         self.bytes.len() - before
     }
 
@@ -136,6 +160,12 @@ impl Entries {
         let span = self.span.get_or_insert((time, time));
         *span = (span.0.min(time), span.1.max(time));
         self.count += 1;
+        let is_same = kind != COMMIT && self.last == Some((time, snapshot));
+        self.last = (kind != COMMIT).then_some((time, snapshot));
+        if is_same {
+            self.bytes.push(kind + SAME_TIME);
+            return;
+        }
         self.bytes.push(kind);
         self.bytes.extend_from_slice(&time.as_u64().to_be_bytes());
         put_varint(
@@ -149,6 +179,7 @@ impl Entries {
         self.bytes
             .truncate(self.bytes.len().saturating_sub(size_bytes));
         self.count = self.count.saturating_sub(1);
+        self.last = None;
         if self.count == 0 {
             self.span = None;
         }
@@ -161,6 +192,7 @@ impl Entries {
             (one, other) => one.or(other),
         };
         self.count += other.count;
+        self.last = None;
         if self.bytes.is_empty() {
             self.bytes = other.bytes;
         } else {
@@ -249,9 +281,10 @@ fn put_cell(out: &mut Vec<u8>, cell: &Cell) {
 /// [`RecordError`] says what is wrong with the bytes.
 pub fn decode(bytes: &Bytes) -> Result<(Header, Vec<Entry>), RecordError> {
     let (header, mut rest) = open(bytes)?;
-    let mut entries = Vec::new();
+    let mut entries: Vec<Entry> = Vec::new();
     while rest.has_remaining() {
-        entries.push(entry(&mut rest)?);
+        let last = entries.last().map(|entry| (entry.time, entry.snapshot));
+        entries.push(entry(&mut rest, header.writer, last)?);
     }
     let times = || entries.iter().map(|entry| entry.time);
     let span = (times().min(), times().max());
@@ -275,7 +308,7 @@ fn open(bytes: &Bytes) -> Result<(Header, Bytes), RecordError> {
     if xxh3_64(&rest) != stored {
         return Err(RecordError::Checksum);
     }
-    if version != VERSION {
+    if !VERSIONS.contains(&version) {
         return Err(RecordError::Version(version));
     }
     rest.advance(1);
@@ -288,15 +321,31 @@ fn open(bytes: &Bytes) -> Result<(Header, Bytes), RecordError> {
     Ok((header, rest))
 }
 
-fn entry(rest: &mut Bytes) -> Result<Entry, RecordError> {
-    let kind = take_u8(rest)?;
+fn times(rest: &mut Bytes) -> Result<(Time, Time), RecordError> {
     let time = take_u64(rest)?;
     let snapshot = time
         .checked_sub(varint(rest, "snapshot")?)
         .ok_or_else(|| RecordError::Field("snapshot", "it lies before time began".to_owned()))?;
+    Ok((Time::from_u64(time), Time::from_u64(snapshot)))
+}
+
+/// Reads an entry. `last` has the times of the one before.
+fn entry(
+    rest: &mut Bytes,
+    writer: Writer,
+    last: Option<(Time, Time)>,
+) -> Result<Entry, RecordError> {
+    let kind = take_u8(rest)?;
+    let is_same = matches!(kind.checked_sub(SAME_TIME), Some(WRITE | OVERWRITE));
+    let (kind, (time, snapshot)) = if is_same {
+        let none = || RecordError::Field("time", "there is none before it".to_owned());
+        (kind - SAME_TIME, last.ok_or_else(none)?)
+    } else {
+        (kind, times(rest)?)
+    };
     let mut entry = Entry {
-        time: Time::from_u64(time),
-        snapshot: Time::from_u64(snapshot),
+        time,
+        snapshot,
         request: 0,
         deltas: Vec::new(),
         messages: Vec::new(),
@@ -304,6 +353,7 @@ fn entry(rest: &mut Bytes) -> Result<Entry, RecordError> {
     };
     match kind {
         WRITE => entry.deltas.push(delta(rest)?),
+        OVERWRITE => entry.deltas.push(overwritten(rest, time, writer)?),
         COMMIT => {
             entry.request = rest.try_get_u128().map_err(|_| RecordError::Short)?;
             entry.consumes = match take_u8(rest)? {
@@ -333,9 +383,25 @@ fn entry(rest: &mut Bytes) -> Result<Entry, RecordError> {
     Ok(entry)
 }
 
-fn delta(rest: &mut Bytes) -> Result<(Key, Cell), RecordError> {
+fn key(rest: &mut Bytes) -> Result<Key, RecordError> {
     let key = take_bytes(rest, "key")?;
-    let key = Key::from_bytes(&key).map_err(|e| RecordError::Field("key", e.to_string()))?;
+    Key::from_bytes(&key).map_err(|e| RecordError::Field("key", e.to_string()))
+}
+
+fn overwritten(rest: &mut Bytes, time: Time, writer: Writer) -> Result<(Key, Cell), RecordError> {
+    let key = key(rest)?;
+    let sequence = varint(rest, "sequence")?;
+    let body = take_bytes(rest, "bytes")?;
+    let ended = u32::try_from(sequence)
+        .ok()
+        .map(|sequence| Dot::new(time, writer, sequence));
+    let cell = ended.and_then(|ended| Cell::overwrite(ended, Payload::bytes(body)));
+    let too_large = || RecordError::Field("sequence", "it is too large".to_owned());
+    Ok((key, cell.ok_or_else(too_large)?))
+}
+
+fn delta(rest: &mut Bytes) -> Result<(Key, Cell), RecordError> {
+    let key = key(rest)?;
     let cell = take_bytes(rest, "cell")?;
     let cell = Cell::decode(&cell).map_err(|e| RecordError::Field("cell", e.to_string()))?;
     Ok((key, cell))

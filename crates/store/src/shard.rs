@@ -289,7 +289,7 @@ impl Shard {
             }
             // Nothing is kept of a key that is looked at and not written.
             None => {
-                let (delta, dots, answer) = writing.decide(Seen(None), 0, decide);
+                let (delta, dots, answer) = writing.decide(Seen::nothing(), 0, decide);
                 let Some(delta) = delta else {
                     return Ok(answer);
                 };

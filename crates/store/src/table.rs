@@ -25,6 +25,7 @@ use crate::chain::Chain;
 use crate::engine::Stored;
 use crate::entry::{Entry, Flags, Versions};
 use crate::meter::ShardMeter;
+use crate::packed::Packed;
 use crate::slab::Slab;
 
 /// Parts of the table that are latched apart.
@@ -85,6 +86,13 @@ pub(crate) struct Ticket(pub(crate) u64);
 pub(crate) struct Loaded {
     pub(crate) ticket: Ticket,
     pub(crate) stored: Option<Stored>,
+}
+
+fn show(packed: &Packed, see: &mut dyn FnMut(Look<'_>)) {
+    match packed.glance() {
+        Some(glance) => see(Look::Plain(glance)),
+        None => see(Look::Cell(Some(&packed.cell()))),
+    }
 }
 
 pub(crate) fn hash_of(key: &Key) -> u64 {
@@ -224,7 +232,12 @@ impl View {
             Versions::Vacant => Found::Here(None),
             Versions::Chain(chain) if chain.base_through() > at => Found::Folded,
             Versions::Chain(chain) => Found::Here(chain.at(at)),
-            Versions::Packed(_) if entry.through > at => Found::Folded,
+            Versions::Packed(_) | Versions::Rewritten(_) if entry.through > at => Found::Folded,
+            Versions::Rewritten(rewritten) => {
+                let packed = rewritten.at(at).clone();
+                drop(part);
+                Found::Here(Some(Arc::new(packed.cell())))
+            }
             Versions::Packed(packed) => {
                 let packed = packed.clone();
                 drop(part);
@@ -255,11 +268,11 @@ impl View {
         entry.touch();
         match &entry.versions {
             Versions::Vacant => see(Look::Cell(None)),
-            Versions::Packed(_) if entry.through > at => return Err(Found::Folded),
-            Versions::Packed(packed) => match packed.glance() {
-                Some(glance) => see(Look::Plain(glance)),
-                None => see(Look::Cell(Some(&packed.cell()))),
-            },
+            Versions::Packed(_) | Versions::Rewritten(_) if entry.through > at => {
+                return Err(Found::Folded);
+            }
+            Versions::Rewritten(rewritten) => show(rewritten.at(at), see),
+            Versions::Packed(packed) => show(packed, see),
             Versions::Chain(chain) if chain.base_through() > at => return Err(Found::Folded),
             Versions::Chain(chain) if at == Time::MAX => see(Look::Cell(chain.newest())),
             Versions::Chain(chain) => see(Look::Cell(chain.at(at).as_deref())),

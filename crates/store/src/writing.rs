@@ -1,10 +1,13 @@
 //! One update in the making: what its decision sees, and the delta that it opens or adds to.
 
+use std::cell::OnceCell;
+
 use tidemill_lattice::{Cell, Dot, Key, Time, Writer};
 
 use crate::chain::Chain;
 use crate::embedded::Inner;
 use crate::owner::Held;
+use crate::packed::Packed;
 use crate::{Error, record};
 
 /// What an entry of the log takes beside key and values, at most and about.
@@ -15,20 +18,48 @@ const OPEN_DOTS: u32 = 4096;
 
 /// What a key holds when a write of it is decided. Looking at it takes work only when it is done.
 #[derive(Clone, Copy)]
-pub struct Seen<'a>(pub(crate) Option<&'a Chain>);
+pub struct Seen<'a>(What<'a>);
+
+#[derive(Clone, Copy)]
+enum What<'a> {
+    Nothing,
+    /// A packed cell, and where it is unpacked to.
+    Packed(&'a Packed, &'a OnceCell<Cell>),
+    Chain(&'a Chain),
+}
 
 impl<'a> Seen<'a> {
+    pub(crate) fn nothing() -> Seen<'a> {
+        Seen(What::Nothing)
+    }
+
+    pub(crate) fn packed(packed: &'a Packed, unpacked: &'a OnceCell<Cell>) -> Seen<'a> {
+        Seen(What::Packed(packed, unpacked))
+    }
+
+    pub(crate) fn chain(chain: &'a Chain) -> Seen<'a> {
+        Seen(What::Chain(chain))
+    }
+
     /// The newest cell, tombstones included; `None` if nothing was ever written, or all is
     /// forgotten.
     #[must_use]
     pub fn cell(self) -> Option<&'a Cell> {
-        self.0?.newest()
+        match self.0 {
+            What::Nothing => None,
+            What::Packed(packed, unpacked) => Some(unpacked.get_or_init(|| packed.cell())),
+            What::Chain(chain) => chain.newest(),
+        }
     }
 
     /// Whether [`Seen::cell`] would give any, without making it.
     #[must_use]
     pub fn is_known(self) -> bool {
-        self.0.is_some_and(|chain| !chain.is_forgotten())
+        match self.0 {
+            What::Nothing => false,
+            What::Packed(..) => true,
+            What::Chain(chain) => !chain.is_forgotten(),
+        }
     }
 }
 
@@ -60,7 +91,8 @@ impl Writing<'_> {
     ) -> Result<(T, Option<Written>), Error> {
         let open = held.open_at(self.time);
         let first_dot = open.unwrap_or(0);
-        let (delta, dots, answer) = self.decide(Seen(Some(held.chain())), first_dot, decide);
+        let unpacked = OnceCell::new();
+        let (delta, dots, answer) = self.decide(held.seen(&unpacked), first_dot, decide);
         let Some(delta) = delta else {
             return Ok((answer, None));
         };

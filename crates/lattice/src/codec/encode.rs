@@ -3,11 +3,11 @@
 use super::{
     FLAG_DELETED, FLAG_EXPIRIES, TAG_OF_BEGINNING, kind_tag,
     primitive::{
-        put_bytes, put_count, put_dot, put_ordinal, put_payload, put_signed, put_some_time,
-        put_varint,
+        put_bytes, put_content, put_count, put_dot, put_ordinal, put_payload, put_signed,
+        put_some_time, put_varint,
     },
 };
-use crate::{Cell, Counter, Dot, Multi, Set, Time, Value};
+use crate::{Cell, ContentType, Counter, Dot, Kind, Multi, Payload, Set, Time, Value};
 
 pub(super) fn body(cell: &Cell, out: &mut Vec<u8>) {
     let is_deleted = cell.deleted != Dot::ZERO;
@@ -28,9 +28,8 @@ pub(super) fn body(cell: &Cell, out: &mut Vec<u8>) {
         let tag = kind_tag(life.value.kind());
         match &life.value {
             Value::Register(register) if register.dot == life.created => {
-                out.push(tag | TAG_OF_BEGINNING);
-                put_dot(out, life.created);
-                put_payload(out, &register.payload);
+                let Payload { content_type, body } = &register.payload;
+                put_register(out, life.created, content_type, body);
             }
             other => {
                 out.push(tag);
@@ -39,6 +38,18 @@ pub(super) fn body(cell: &Cell, out: &mut Vec<u8>) {
             }
         }
     }
+}
+
+/// A life that is a register not written again since.
+pub(crate) fn put_register(
+    out: &mut Vec<u8>,
+    created: Dot,
+    content_type: &ContentType,
+    body: &[u8],
+) {
+    out.push(kind_tag(Kind::Register) | TAG_OF_BEGINNING);
+    put_dot(out, created);
+    put_content(out, content_type, body);
 }
 
 fn value(value: &Value, out: &mut Vec<u8>) {

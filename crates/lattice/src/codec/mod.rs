@@ -20,11 +20,12 @@ mod glance;
 mod primitive;
 
 use bytes::Bytes;
+pub(crate) use encode::put_register;
 pub use glance::Glance;
 
 use crate::{Cell, Kind};
 
-const VERSION: u8 = 2;
+pub(crate) const VERSION: u8 = 2;
 
 const FLAG_DELETED: u8 = 1;
 const FLAG_EXPIRIES: u8 = 2;

@@ -46,7 +46,11 @@ pub(super) fn put_dot(out: &mut Vec<u8>, dot: Dot) {
 }
 
 pub(super) fn put_payload(out: &mut Vec<u8>, payload: &Payload) {
-    match &payload.content_type {
+    put_content(out, &payload.content_type, &payload.body);
+}
+
+pub(super) fn put_content(out: &mut Vec<u8>, content_type: &ContentType, body: &[u8]) {
+    match content_type {
         ContentType::Json => out.push(0),
         ContentType::OctetStream => out.push(1),
         ContentType::Pickle5 => out.push(2),
@@ -55,7 +59,7 @@ pub(super) fn put_payload(out: &mut Vec<u8>, payload: &Payload) {
             put_bytes(out, text.as_bytes());
         }
     }
-    put_bytes(out, &payload.body);
+    put_bytes(out, body);
 }
 
 pub(super) fn put_ordinal(out: &mut Vec<u8>, ordinal: &Ordinal) {

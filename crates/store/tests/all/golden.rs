@@ -6,7 +6,8 @@ use tidemill_lattice::{Cell, Dot, Key, Op, Payload, Time, Writer};
 use tidemill_store::record::{Entries, RecordError, decode};
 use tidemill_store::{Commit, Durability};
 
-const GOLDEN: &str = include_str!("../golden/record-v2.hex");
+const GOLDEN: &str = include_str!("../golden/record-v3.hex");
+const GOLDEN_V2: &str = include_str!("../golden/record-v2.hex");
 
 fn sample() -> (Time, Commit) {
     let time = Time::from_micros(1_700_000_000_000_123).next();
@@ -62,7 +63,43 @@ fn group() -> Entries {
     entries.commit(time, &commit);
     let (key, delta) = &commit.deltas[1];
     entries.write(time.prev(), commit.snapshot, key, delta);
+    let (ended, payload) = (overwritten(time.prev()), Payload::bytes("new"));
+    let cell = Cell::overwrite(ended, payload).expect("there is a dot");
+    let overwrite = cell.as_overwrite().expect("it is one");
+    // Of the same times as the one before, of the same time alone, and of neither.
+    entries.overwrite(commit.snapshot, key, &overwrite);
+    entries.overwrite(commit.snapshot.prev(), key, &overwrite);
+    entries.write(time.prev(), commit.snapshot.prev(), key, delta);
     entries
+}
+
+fn overwritten(time: Time) -> Dot {
+    Dot::new(time, Writer(5), 300)
+}
+
+fn bytes_of(hex: &str) -> Bytes {
+    let digits: Vec<u8> = hex
+        .bytes()
+        .filter(|byte| !byte.is_ascii_whitespace())
+        .collect();
+    let byte = |pair: &[u8]| {
+        let text = std::str::from_utf8(pair).expect("ASCII");
+        u8::from_str_radix(text, 16).expect("hexadecimal")
+    };
+    digits.chunks(2).map(byte).collect()
+}
+
+#[test]
+fn a_group_of_the_version_before_is_read() {
+    let (time, commit) = sample();
+    let (header, entries) = decode(&bytes_of(GOLDEN_V2)).expect("decodes");
+    assert_eq!((header.number, header.writer), (77, Writer(5)));
+    let [first, second] = &entries[..] else {
+        panic!("two entries: {entries:?}")
+    };
+    assert_eq!((first.time, &first.deltas), (time, &commit.deltas));
+    assert_eq!(second.time, time.prev());
+    assert_eq!(second.deltas[..], commit.deltas[1..2]);
 }
 
 #[test]
@@ -78,9 +115,25 @@ fn a_group_is_encoded_as_ever() {
     assert_eq!(decoded, header);
     assert_eq!((header.number, header.writer), (77, Writer(5)));
     assert_eq!((header.low, header.high), (time.prev(), time));
-    let [first, second] = &entries[..] else {
-        panic!("two entries: {entries:?}")
+    let [first, second, overwrites @ .., last] = &entries[..] else {
+        panic!("three entries and more: {entries:?}")
     };
+    let overwrite = Cell::overwrite(overwritten(time.prev()), Payload::bytes("new"));
+    let overwrite = vec![(
+        second.deltas[0].0.clone(),
+        overwrite.expect("there is a dot"),
+    )];
+    let snapshots = [commit.snapshot, commit.snapshot.prev()];
+    assert_eq!(overwrites.len(), snapshots.len());
+    for (entry, snapshot) in overwrites.iter().zip(snapshots) {
+        assert_eq!((entry.time, entry.snapshot), (time.prev(), snapshot));
+        assert_eq!((entry.request, &entry.deltas), (0, &overwrite));
+    }
+    assert_eq!(
+        (last.time, last.snapshot),
+        (time.prev(), commit.snapshot.prev())
+    );
+    assert_eq!(last.deltas, second.deltas);
     assert_eq!((first.time, first.snapshot), (time, commit.snapshot));
     assert_eq!(
         (first.request, &first.deltas),

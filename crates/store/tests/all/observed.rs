@@ -57,3 +57,21 @@ fn the_engines_flushes_are_counted() {
     let engine = store.observe().tiers.engine;
     assert!(engine.tables > 0, "{engine:?}");
 }
+
+#[test]
+fn a_store_that_rests_gives_back_what_its_log_took() {
+    let directory = tempdir().expect("a directory");
+    let store = open(directory.path());
+    let body = "x".repeat(256 * 1024);
+    for _ in 0..48 {
+        write(&store, &[set("k", &body)]);
+    }
+    store.checkpoint().expect("a checkpoint");
+    // The engine writes a buffer out beside everything else.
+    let is_given_back = (0..1_000_000).any(|_| {
+        std::thread::yield_now();
+        store.observe().tiers.engine.buffer_bytes < 4 * 1024 * 1024
+    });
+    assert!(is_given_back, "{:?}", store.observe().tiers.engine);
+    assert_eq!(get(&store, "k").as_deref(), Some(&*body));
+}

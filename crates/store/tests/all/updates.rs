@@ -2,15 +2,16 @@
 
 #![expect(clippy::disallowed_methods, reason = "writers that race are threads")]
 
+use std::collections::HashMap;
 use std::sync::mpsc;
 use std::sync::{Arc, Barrier};
 use std::thread;
 
 use parking_lot::Mutex;
-use tidemill_lattice::{Cell, Key, Op, Value};
+use tidemill_lattice::{Cell, Key, Op, Payload, Value};
 use tidemill_store::{
-    Commit, Committed, Driver, Durability, Embedded, Error, Options, Shard, Sleeper, Store, Told,
-    Turns, Update,
+    Commit, Committed, Decide, Driver, Durability, Embedded, Error, Options, Shard, Sleeper,
+    Snapshot, Store, Told, Turns, Update,
 };
 
 use crate::support::*;
@@ -259,4 +260,85 @@ fn whoever_is_answered_may_commit_and_update_on_the_spot() {
     let at = store.snapshot();
     assert_eq!(number(&store, "a", &at), 300);
     assert_eq!(number(&store, "b", &at), 100);
+}
+
+/// One of the writes that a client of one key makes, as an update.
+fn written(choice: u64, step: u64) -> Decide {
+    Box::new(move |seen, at, dots| {
+        let value = Payload::bytes(format!("value {step} {}", "x".repeat(step as usize % 60)));
+        let op = match choice {
+            0..6 => {
+                let ended = dots();
+                let begun = dots();
+                assert_eq!(
+                    (ended.time, ended.sequence + 1),
+                    (begun.time, begun.sequence)
+                );
+                return Cell::overwrite(ended, value);
+            }
+            6 => Op::Delete,
+            7 => Op::Expire(Some(at.next())),
+            _ => Op::RegisterSet(value),
+        };
+        Cell::delta(seen, &op, at, dots).ok()
+    })
+}
+
+#[test]
+fn overwrites_are_read_as_they_were_at_each_snapshot_and_after_a_restart() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let names = ["a", "b", "c"];
+    // Numbers that look random and are the same each time.
+    let mut state = 7_u64;
+    let mut draw = move |below: u64| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 33) % below
+    };
+    let mut expected: HashMap<&str, Cell> = HashMap::new();
+    for _ in 0..3 {
+        let store = open(directory.path());
+        let mut held: Vec<(Snapshot, HashMap<&str, Cell>)> = Vec::new();
+        for step in 0..400 {
+            let name = names[draw(3) as usize];
+            let (made, decide) = (Arc::new(Mutex::new(None)), written(draw(9), step));
+            let theirs = Arc::clone(&made);
+            let updated = Update {
+                key: key(name),
+                durability: Durability::Memory,
+                decide: Box::new(move |seen, at, dots| {
+                    let delta = decide(seen, at, dots);
+                    theirs.lock().clone_from(&delta);
+                    delta
+                }),
+            };
+            update(&store, updated).expect("it is written");
+            if let Some(delta) = made.lock().take() {
+                expected.entry(name).or_default().merge(&delta);
+            }
+            if draw(4) == 0 {
+                held.push((store.snapshot(), expected.clone()));
+            }
+            if draw(12) == 0 {
+                held.clear();
+            }
+            for (at, cells) in &held {
+                for name in names {
+                    let cell = cells.get(name).map(|cell| show(cell, at));
+                    assert_eq!(
+                        get_at(&store, name, at),
+                        cell.flatten(),
+                        "{name} at step {step}"
+                    );
+                }
+            }
+        }
+        drop(held);
+        let at = store.snapshot();
+        for name in names {
+            let cell = expected.get(name).map(|cell| show(cell, &at));
+            assert_eq!(get(&store, name), cell.flatten());
+        }
+    }
 }
