@@ -16,6 +16,7 @@ use tidemill_problem::{Code, Problem};
 use tidemill_session::{Buffer, Outgoing};
 use tidemill_store::{Committed, Durability, MessageId, RequestRecord};
 use tidemill_telemetry::SpanKind;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 /// Items that may wait for a slow reader of a stream.
@@ -379,7 +380,17 @@ impl Admission {
         };
         let durability = execution.promise().durability;
         let session = execution.session();
-        let committed = commit(&session, &effects.buffers, durability, outgoing).await;
+        // The one who waits may go meanwhile; what is committed is sent all the same.
+        let (sender, runtime) = (Arc::clone(inner), Handle::current());
+        let send = move |committed: &Committed| {
+            if committed.repeated.is_none() && !bodies.is_empty() {
+                let _entered = runtime.enter();
+                for (id, body) in committed.messages.iter().zip(bodies) {
+                    sender.deliver(*id, body);
+                }
+            }
+        };
+        let committed = commit_then(&session, &effects.buffers, durability, outgoing, send).await;
         let code = committed.as_ref().err().map(|problem| problem.code);
         let parent = Some(execution.trace.span);
         let id = execution.span_id();
@@ -402,9 +413,6 @@ impl Admission {
                 return Err(Problem::new(Code::RequestInFlight, detail));
             }
             return Ok(before.outputs);
-        }
-        for (id, body) in committed.messages.into_iter().zip(bodies) {
-            inner.deliver(id, body);
         }
         Ok(outputs)
     }
@@ -495,8 +503,22 @@ pub(crate) async fn commit(
     durability: Durability,
     outgoing: Outgoing,
 ) -> Result<Committed, Problem> {
+    commit_then(session, buffers, durability, outgoing, |_| ()).await
+}
+
+/// As [`commit`]. Once it is committed `then` is called, whether anybody still waits or not.
+async fn commit_then(
+    session: &tidemill_session::Request,
+    buffers: &[Arc<Buffer>],
+    durability: Durability,
+    outgoing: Outgoing,
+    then: impl FnOnce(&Committed) + Send + 'static,
+) -> Result<Committed, Problem> {
     let (sender, receiver) = oneshot::channel();
-    let done = Box::new(move |result| {
+    let done = Box::new(move |result: Result<Committed, tidemill_store::Error>| {
+        if let Ok(committed) = &result {
+            then(committed);
+        }
         let _ = sender.send(result);
     });
     session.commit(buffers, durability, outgoing, done);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tidemill_lattice::{ContentType, Payload};
 use tidemill_problem::Code;
 use tidemill_runtime::{Fetched, Output, RequestState, StreamEvent};
+use tidemill_store::Durability;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn arguments_and_results_travel_as_documented() {
@@ -225,6 +226,24 @@ async fn an_enqueued_call_runs_once_its_sender_has_committed() {
     node.fails("later_then_fail", json!(["never"])).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(node.counter("never"), Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_committed_is_sent_though_its_caller_has_gone() {
+    let node = Node::sample().await;
+    node.call("send", json!([])).await;
+    // Some go while their request commits, which waits for the disk.
+    for round in 0..300 {
+        let mut call = call("send", Payload::json(&json!([])));
+        call.asked.durability = Some(Durability::Durable);
+        let patience = Duration::from_micros(20 * round);
+        let _ = tokio::time::timeout(patience, node.runtime.call(call)).await;
+    }
+    node.eventually("as much was received as sent", |node| {
+        node.counter("received") == node.counter("sent")
+    })
+    .await;
+    assert!(node.counter("sent").as_i64() > Some(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

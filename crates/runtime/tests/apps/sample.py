@@ -262,6 +262,12 @@ def later(key):
 
 
 @app.function
+def send():
+    state.counter("sent").add(1)
+    tidemill.enqueue(add, "received", 1)
+
+
+@app.function
 def later_then_fail(key):
     tidemill.enqueue(add, key, 5)
     raise ValueError("no")
