@@ -3,6 +3,7 @@
 //!
 //! - `calls COMPONENT COUNT`: a call of 1 KB by wasmtime alone and by the runtime, warm and in fresh
 //!   instances, of one function, of one that calls another, and of a flow of ten; state, too;
+//! - `only COMPONENT FUNCTION COUNT`: so many warm calls of one function, for a profiler;
 //! - `restart COMPONENT`: a first call after a restart, with compiled code in the cache;
 //! - `idle COMPONENT COUNT`: what deployed apps that nobody calls take.
 
@@ -32,10 +33,13 @@ async fn main() -> ExitCode {
     let number = |word: &str| word.parse::<u64>().unwrap_or(0);
     let found = match words[..] {
         ["calls", component, count] => calls(Path::new(component), number(count)).await,
+        ["only", component, function, count] => {
+            only(Path::new(component), function, number(count)).await
+        }
         ["restart", component] => restart(Path::new(component)).await,
         ["idle", component, count] => idle(Path::new(component), number(count)).await,
         _ => Err(io::Error::other(
-            "usage: tidemill-bench-wasm calls COMPONENT COUNT | restart COMPONENT | idle COMPONENT COUNT",
+            "usage: tidemill-bench-wasm calls COMPONENT COUNT | only COMPONENT FUNCTION COUNT | restart COMPONENT | idle COMPONENT COUNT",
         )),
     };
     match found {
@@ -172,6 +176,22 @@ async fn calls(component: &Path, count: u64) -> io::Result<Json> {
         "read_ns": reads.p50_ns().saturating_sub(base) / OPERATIONS,
         "add_ns": adds.p50_ns().saturating_sub(base) / OPERATIONS,
     }))
+}
+
+async fn only(component: &Path, function: &str, count: u64) -> io::Result<Json> {
+    let component = std::fs::read(component)?;
+    let directory = tempfile::tempdir()?;
+    let runtime = edge::runtime(directory.path()).await?;
+    deploy(&runtime, "bench", &component, LONG_MS).await?;
+    let input = match function {
+        "call" => Payload::json(&json!([["echo", "x".repeat(BODY_BYTES)]])),
+        _ => Payload::bytes(vec![b'x'; BODY_BYTES]),
+    };
+    let mut side = Side::default();
+    for _ in 0..count {
+        side.take(call(&runtime, function, input.clone())).await?;
+    }
+    Ok(json!({ "call_ns": side.p50_ns() }))
 }
 
 async fn restart(component: &Path) -> io::Result<Json> {
