@@ -231,6 +231,10 @@ impl Admission {
                     nested,
                     since_us: self.now_us,
                 };
+                if self.walks_in(ticket, call, limit) {
+                    actions.push(AdmissionAction::Admit { ticket });
+                    return actions;
+                }
                 self.line_up(ticket, call, limit);
                 self.admit(&mut actions);
                 self.refuse_if_full(ticket, call, &mut actions);
@@ -276,6 +280,27 @@ impl Admission {
         } else {
             &mut self.requests
         }
+    }
+
+    /// Admits a call that has nobody before it and room: what lining up would come to, without
+    /// the lines. Whoever waits elsewhere has no room, else it would not wait.
+    fn walks_in(&mut self, ticket: Ticket, call: Call, limit: Option<usize>) -> bool {
+        if !call.nested && self.requests.running >= self.policy.max_in_flight {
+            return false;
+        }
+        let function = self.functions.entry(call.function).or_default();
+        // A limit that has been raised lets in those who wait for it first.
+        if !function.requests.is_empty() || !function.nested.is_empty() {
+            return false;
+        }
+        function.limit = limit;
+        if !function.has_room() {
+            return false;
+        }
+        function.running += 1;
+        self.running.insert(ticket, call);
+        self.lane(call.nested).running += 1;
+        true
     }
 
     fn line_up(&mut self, ticket: Ticket, call: Call, limit: Option<usize>) {
