@@ -21,7 +21,7 @@ use std::fmt;
 use std::time::Duration;
 use tidemill_lattice::{ContentType, Payload};
 use tidemill_problem::{Code, Problem};
-use tidemill_runtime::{Answer, Call, Caller, Output, RequestId, StreamEvent};
+use tidemill_runtime::{Answer, Call, Caller, Output, RequestId, SessionSeen, StreamEvent};
 use tidemill_telemetry::TraceContext;
 use tokio::sync::mpsc;
 
@@ -122,7 +122,7 @@ pub(crate) struct Marks {
     request: RequestId,
     trace: TraceContext,
     is_repeated: bool,
-    session: Option<String>,
+    session: Option<SessionSeen>,
 }
 
 impl Marks {
@@ -140,7 +140,8 @@ impl Marks {
 
 /// Says in headers which request an answer is of.
 pub(crate) fn mark(response: &mut Response, answer: &Marks) {
-    terms::mark(response, answer.session.as_deref());
+    let token = answer.session.as_ref().map(SessionSeen::token);
+    terms::mark(response, token.as_deref());
     let headers = response.headers_mut();
     headers.insert(REQUEST, hex_value(answer.request.0));
     headers.insert(TRACE, hex_value(answer.trace.trace.0));

@@ -1,7 +1,7 @@
 //! The types that cross the runtime's door: calls and their answers, requests,
 //! apps. Doors (HTTP, command line) build on these and on nothing deeper.
 
-use crate::Level;
+use crate::{Level, SessionSeen};
 use bytes::Bytes;
 use serde::Serialize;
 use std::fmt;
@@ -92,8 +92,8 @@ pub struct Answer {
     pub trace: TraceContext,
     /// It is the answer of an earlier call with the same key, which took effect then.
     pub is_repeated: bool,
-    /// The token of what its session has seen by now; a stream's is of its beginning.
-    pub session: Option<String>,
+    /// What its session has seen by now; a stream's is of its beginning.
+    pub session: Option<SessionSeen>,
     /// What came of it.
     pub result: Result<Output, Problem>,
 }

@@ -32,7 +32,7 @@ pub(crate) struct Inner {
     pub(crate) requests: Requests,
     /// Requests with a key that are on their way.
     pub(crate) in_flight: Mutex<Flights>,
-    pub(crate) tokens: Tokens,
+    pub(crate) tokens: Arc<Tokens>,
     pub(crate) shop: Shop,
     pub(crate) environments: Environments,
     pub(crate) bundles: Arc<Bundles>,

@@ -32,6 +32,7 @@ pub use api::{
 pub use level::{DurabilityName, Level};
 pub use manifest::{Entry, FlowSpec, FunctionKind, FunctionSpec, Manifest, RuntimeKind};
 pub use options::{Limits, Options};
+pub use sessions::SessionSeen;
 pub use state::store_problem;
 pub use tidemill_scheduler::AdmissionPolicy;
 pub use tidemill_wasm::{Exchange, Head};
@@ -187,7 +188,7 @@ impl Runtime {
         };
         let components = Components::new(&options, &*parts.entropy);
         let inner = Arc::new(Inner {
-            tokens: sessions::tokens(options.session_secret, &*parts.entropy),
+            tokens: Arc::new(sessions::tokens(options.session_secret, &*parts.entropy)),
             requests: Requests::new(options.limits.requests_kept, options.limits.results_bytes),
             in_flight: Mutex::new(Flights::new()),
             environments: Environments::new(

@@ -72,7 +72,7 @@ impl Runtime {
             request: id,
             trace,
             is_repeated: false,
-            session: seen.token(),
+            session: seen.session_seen(),
             result,
         }
     }
@@ -95,6 +95,9 @@ impl Runtime {
     fn identify(&self, call: &Call) -> Result<Option<Identity>, Problem> {
         if call.key.is_some() && self.inner.level_of(call) == Some(Level::Eventual) {
             // That level gives up deduplication.
+            return Ok(None);
+        }
+        if call.key.is_none() {
             return Ok(None);
         }
         let retention = self.inner.options.retention;

@@ -5,6 +5,8 @@
 
 use crate::inner::Inner;
 use crate::{Level, Runtime};
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 use tidemill_lattice::{Entropy, Time};
 use tidemill_problem::{Code, Problem};
@@ -22,6 +24,28 @@ pub(crate) fn tokens(secret: Option<[u8; 32]>, entropy: &dyn Entropy) -> Tokens 
         entropy.fill(&mut drawn);
         drawn
     }))
+}
+
+/// What a session has seen. Its token is signed for those who ask for it. It may outlive the
+/// runtime, and does not keep it.
+#[derive(Clone)]
+pub struct SessionSeen {
+    seen: Seen,
+    tokens: Arc<Tokens>,
+}
+
+impl SessionSeen {
+    /// The token to be shown again with the session's next request.
+    #[must_use]
+    pub fn token(&self) -> String {
+        self.tokens.token(self.seen)
+    }
+}
+
+impl fmt::Debug for SessionSeen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.seen.fmt(f)
+    }
 }
 
 impl Inner {
@@ -49,8 +73,12 @@ impl Inner {
 
     /// The token of a session that has seen the state at this time.
     pub(crate) fn token(&self, time: Time) -> String {
+        self.tokens.token(self.seen(time))
+    }
+
+    fn seen(&self, time: Time) -> Seen {
         let losses = self.store.losses();
-        self.tokens.token(Seen { losses, time })
+        Seen { losses, time }
     }
 
     /// Waits until every new snapshot has what was committed at `time`.
@@ -87,10 +115,18 @@ impl Inner {
 }
 
 impl crate::execute::Execution {
-    /// What the request has seen so far, as a token; none if that is nothing.
-    pub(crate) fn token(&self) -> Option<String> {
+    /// What the request has seen so far; none if that is nothing.
+    pub(crate) fn session_seen(&self) -> Option<SessionSeen> {
         let time = self.seen_by_now();
-        (time > Time::ZERO).then(|| self.inner.token(time))
+        (time > Time::ZERO).then(|| SessionSeen {
+            seen: self.inner.seen(time),
+            tokens: Arc::clone(&self.inner.tokens),
+        })
+    }
+
+    /// The same, as a token.
+    pub(crate) fn token(&self) -> Option<String> {
+        self.session_seen().map(|seen| seen.token())
     }
 
     /// The greatest time that the request has seen.

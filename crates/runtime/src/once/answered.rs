@@ -9,7 +9,7 @@
 
 use crate::api::{bytes_as_json, looks_like_bytes};
 use crate::once::identity::expired;
-use crate::{Output, RequestId, RequestState, RequestSummary, StreamEvent};
+use crate::{Output, RequestId, RequestState, RequestSummary, SessionSeen, StreamEvent};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use tidemill_lattice::{ContentType, Payload};
@@ -182,11 +182,11 @@ impl Outputs {
         }
     }
 
-    /// As the call that made them would have given them, to a session of this token.
+    /// As the call that made them would have given them, to a session that has seen this.
     ///
     /// # Errors
     /// `request-expired` where they were not kept.
-    pub(crate) fn output(self, session: Option<String>) -> Result<Output, Problem> {
+    pub(crate) fn output(self, session: Option<SessionSeen>) -> Result<Output, Problem> {
         match self {
             Self::Value(value) => Ok(Output::Value(value)),
             Self::Items(items) => Ok(Output::Stream(replay(items, session))),
@@ -196,7 +196,7 @@ impl Outputs {
 }
 
 /// A stream of items that are there already.
-fn replay(items: Vec<Payload>, session: Option<String>) -> mpsc::Receiver<StreamEvent> {
+fn replay(items: Vec<Payload>, session: Option<SessionSeen>) -> mpsc::Receiver<StreamEvent> {
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         for item in items {
@@ -204,6 +204,7 @@ fn replay(items: Vec<Payload>, session: Option<String>) -> mpsc::Receiver<Stream
                 return;
             }
         }
+        let session = session.map(|seen| seen.token());
         let _ = sender.send(StreamEvent::Committed { session }).await;
     });
     receiver

@@ -230,12 +230,12 @@ impl Runtime {
             request: identity.id,
             trace,
             is_repeated: false,
-            session: seen.token(),
+            session: seen.session_seen(),
             result: Err(problem),
         };
         let answer = |landed: Landed, is_repeated| {
             seen.has_seen(landed.seen);
-            let session = seen.token();
+            let session = seen.session_seen();
             Answer {
                 request: identity.id,
                 trace: landed.trace,
@@ -280,7 +280,7 @@ impl Runtime {
                 request: identity.id,
                 trace,
                 is_repeated: false,
-                session: seen.token(),
+                session: seen.session_seen(),
                 result: Ok(admission.stream(Some(run))),
             };
         }
