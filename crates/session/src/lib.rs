@@ -142,21 +142,10 @@ impl Request {
         outgoing: Outgoing,
         done: Done,
     ) {
-        let snapshot = match &self.source {
-            Source::Snapshot(snapshot) => snapshot.clone(),
-            Source::Newest(writes, _)
-                if outgoing.messages.is_empty()
-                    && outgoing.consumes.is_none()
-                    && outgoing.record.is_none() =>
-            {
-                return done(Ok(Committed {
-                    time: writes.last(),
-                    messages: Vec::new(),
-                    repeated: None,
-                }));
-            }
-            Source::Newest(..) => self.store.snapshot(),
-        };
+        if let Some(committed) = self.unchanged(buffers, &outgoing) {
+            return done(Ok(committed));
+        }
+        let snapshot = self.snapshot();
         let mut all = Buffer::new(0);
         all.absorb(buffers);
         self.store.commit(
@@ -171,6 +160,23 @@ impl Request {
             },
             done,
         );
+    }
+
+    /// What a commit comes to that has nothing to write, and so nothing to ask of the store.
+    #[must_use]
+    pub fn unchanged(&self, buffers: &[Arc<Buffer>], outgoing: &Outgoing) -> Option<Committed> {
+        let leaves_nothing = outgoing.messages.is_empty()
+            && outgoing.consumes.is_none()
+            && outgoing.record.is_none()
+            && buffers.iter().all(|buffer| buffer.is_empty());
+        leaves_nothing.then(|| Committed {
+            time: match &self.source {
+                Source::Snapshot(snapshot) => snapshot.time(),
+                Source::Newest(writes, _) => writes.last(),
+            },
+            messages: Vec::new(),
+            repeated: None,
+        })
     }
 
     fn store(&self) -> &dyn Store {

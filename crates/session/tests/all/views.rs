@@ -1,7 +1,8 @@
 use crate::{Fixture, key, text};
 use serde_json::{Value as Json, json};
+use std::sync::Arc;
 use tidemill_lattice::{Kind, Op};
-use tidemill_session::{Error, View};
+use tidemill_session::{Error, Outgoing, View};
 
 fn shown(view: &View, name: &str) -> Json {
     let cell = view.read(&key(name)).unwrap();
@@ -184,4 +185,24 @@ fn a_loop_of_adds_leaves_one_addend() {
     assert!(delta.weight_bytes() < 100, "{} bytes", delta.weight_bytes());
     fixture.commit(&request, &[buffer]);
     assert_eq!(shown(&fixture.begin().view(Vec::new(), 0), "n"), 499_001);
+}
+
+#[test]
+fn only_what_leaves_nothing_is_not_asked_of_the_store() {
+    let fixture = Fixture::new();
+    let request = fixture.begin();
+    let nothing = request.view(Vec::new(), 0).finish();
+    let plain = Outgoing::default();
+    let unchanged = request.unchanged(&[Arc::clone(&nothing)], &plain).unwrap();
+    assert_eq!(unchanged.time, request.time());
+    assert!(unchanged.messages.is_empty() && unchanged.repeated.is_none());
+    let mut view = request.view(Vec::new(), 0);
+    view.write(&key("k"), &Op::RegisterSet(text("v"))).unwrap();
+    let buffers = [nothing, view.finish()];
+    assert!(request.unchanged(&buffers, &plain).is_none());
+    let sends = Outgoing {
+        messages: vec![bytes::Bytes::from_static(b"m")],
+        ..Outgoing::default()
+    };
+    assert!(request.unchanged(&[], &sends).is_none());
 }
