@@ -36,6 +36,8 @@ struct Refused {
 pub(crate) struct Pass {
     gate: Arc<Gate>,
     ticket: Ticket,
+    /// When it was left, if the clock was looked at for that.
+    left_us: Option<u64>,
 }
 
 impl Gate {
@@ -58,12 +60,13 @@ impl Gate {
         self.state.lock().admission.stats()
     }
 
-    /// Waits for room for one more request.
+    /// Waits for room for one more request, which has come at `now_us`.
     pub(crate) async fn enter(
         self: &Arc<Self>,
         deadline: Option<Instant>,
+        now_us: u64,
     ) -> Result<Pass, Problem> {
-        self.pass(ANY, None, false, deadline).await
+        self.pass(ANY, None, false, deadline, now_us).await
     }
 
     /// Waits for room for one more run of a function that limits them.
@@ -73,8 +76,9 @@ impl Gate {
         max_concurrency: u32,
         deadline: Option<Instant>,
     ) -> Result<Pass, Problem> {
-        self.pass(FunctionId(function), Some(max_concurrency), true, deadline)
-            .await
+        let (function, limit) = (FunctionId(function), Some(max_concurrency));
+        let now_us = self.clock.now_micros();
+        self.pass(function, limit, true, deadline, now_us).await
     }
 
     async fn pass(
@@ -83,12 +87,12 @@ impl Gate {
         max_concurrency: Option<u32>,
         nested: bool,
         deadline: Option<Instant>,
+        now_us: u64,
     ) -> Result<Pass, Problem> {
         let mut waiting = {
             let mut state = self.state.lock();
             state.next_ticket += 1;
             let ticket = Ticket(state.next_ticket);
-            let now_us = self.clock.now_micros();
             let event = AdmissionEvent::Request {
                 ticket,
                 function,
@@ -136,11 +140,12 @@ impl Gate {
         Pass {
             gate: Arc::clone(self),
             ticket,
+            left_us: None,
         }
     }
 
-    fn leave(&self, ticket: Ticket) {
-        let now_us = self.clock.now_micros();
+    fn leave(&self, ticket: Ticket, left_us: Option<u64>) {
+        let now_us = left_us.unwrap_or_else(|| self.clock.now_micros());
         let event = AdmissionEvent::Finished { ticket, now_us };
         self.state.lock().handle(event, None);
     }
@@ -199,9 +204,16 @@ impl Refused {
     }
 }
 
+impl Pass {
+    /// Leaves at a time that is known already.
+    pub(crate) fn leave(mut self, now_us: u64) {
+        self.left_us = Some(now_us);
+    }
+}
+
 impl Drop for Pass {
     fn drop(&mut self) {
-        self.gate.leave(self.ticket);
+        self.gate.leave(self.ticket, self.left_us);
     }
 }
 

@@ -34,6 +34,8 @@ pub(crate) struct Admission {
     consumes: Option<MessageId>,
     /// Who it is, where it may be asked again.
     identity: Option<Identity>,
+    /// When it was over, once it has run and committed.
+    over_us: Option<u64>,
     ended: bool,
 }
 
@@ -175,8 +177,23 @@ impl Inner {
             cancel,
             consumes,
             identity,
+            over_us: None,
             ended: false,
         })
+    }
+
+    /// Delivers what a request sends, once it is committed.
+    fn sending(self: &Arc<Self>, bodies: Vec<bytes::Bytes>) -> impl FnOnce(&Committed) + use<> {
+        let (inner, runtime) = (Arc::clone(self), Handle::current());
+        move |committed: &Committed| {
+            if committed.repeated.is_some() || bodies.is_empty() {
+                return;
+            }
+            let _entered = runtime.enter();
+            for (id, body) in committed.messages.iter().zip(bodies) {
+                inner.deliver(*id, body);
+            }
+        }
     }
 
     /// Starts the request that a committed one has sent.
@@ -299,7 +316,7 @@ impl Admission {
 
     /// Runs and commits. A cancel, or a caller who is `gone`, ends it until it commits.
     async fn conclude(
-        &self,
+        &mut self,
         items: Items,
         run: Option<&Run>,
         gone: impl Future<Output = ()>,
@@ -310,7 +327,7 @@ impl Admission {
             let pass = self.enter().await?;
             Ok((pass, self.attempts(items).await?))
         };
-        let (_pass, outcome) = tokio::select! {
+        let (pass, outcome) = tokio::select! {
             biased;
             ran = work => ran,
             () = self.cancel.notified() => cancelled("the request was cancelled"),
@@ -319,21 +336,21 @@ impl Admission {
         if let Some(run) = run {
             run.detach();
         }
-        self.commit(outcome, is_stream).await
+        let committed = self.commit(outcome, is_stream).await;
+        let now_us = self.execution.now_us();
+        pass.leave(now_us);
+        self.over_us = Some(now_us);
+        committed
     }
 
     /// Waits to be let in; the snapshot is of that moment.
     async fn enter(&self) -> Result<Pass, Problem> {
-        let pass = self
-            .execution
-            .inner
-            .gate
-            .enter(self.execution.deadline)
-            .await?;
-        let since = self.execution.seen();
-        let deadline = self.execution.deadline;
-        self.execution.inner.catch_up(since, deadline).await?;
-        self.execution.begin_attempt();
+        let execution = &self.execution;
+        let (deadline, came_us) = (execution.deadline, execution.started_us);
+        let pass = execution.inner.gate.enter(deadline, came_us).await?;
+        let since = execution.seen();
+        execution.inner.catch_up(since, deadline).await?;
+        execution.begin_attempt();
         Ok(pass)
     }
 
@@ -342,7 +359,7 @@ impl Admission {
         let execution = &self.execution;
         loop {
             let start_us = execution.now_us();
-            let place = execution.root();
+            let place = execution.root(start_us);
             let run = execution.run(
                 &self.version,
                 &self.target,
@@ -370,12 +387,16 @@ impl Admission {
     async fn commit(&self, outcome: Outcome, is_stream: bool) -> Result<Outputs, Problem> {
         let execution = &self.execution;
         let inner = &execution.inner;
-        let Outcome { outputs, effects } = outcome;
+        let Outcome {
+            outputs,
+            effects,
+            ended_us,
+        } = outcome;
         let outputs = self.outputs(outputs)?;
         let bodies = effects.messages.clone();
         let writes_nothing = effects.buffers.iter().all(|buffer| buffer.is_empty());
         let is_reading = writes_nothing && bodies.is_empty() && self.consumes.is_none();
-        let start_us = execution.now_us();
+        let start_us = ended_us.unwrap_or_else(|| execution.now_us());
         let outgoing = Outgoing {
             messages: effects.messages,
             consumes: self.consumes,
@@ -383,28 +404,19 @@ impl Admission {
         };
         let durability = execution.promise().durability;
         let session = execution.session();
-        // The one who waits may go meanwhile; what is committed is sent all the same.
-        let (sender, runtime) = (Arc::clone(inner), Handle::current());
-        let send = move |committed: &Committed| {
-            if committed.repeated.is_none() && !bodies.is_empty() {
-                let _entered = runtime.enter();
-                for (id, body) in committed.messages.iter().zip(bodies) {
-                    sender.deliver(*id, body);
-                }
+        let (committed, end_us) = match session.unchanged(&effects.buffers, &outgoing) {
+            Some(unchanged) => (Ok(unchanged), start_us),
+            None => {
+                // The one who waits may go meanwhile; what is committed is sent all the same.
+                let send = inner.sending(bodies);
+                let commit = commit_then(&session, &effects.buffers, durability, outgoing, send);
+                (commit.await, execution.now_us())
             }
         };
-        let committed = commit_then(&session, &effects.buffers, durability, outgoing, send).await;
         let code = committed.as_ref().err().map(|problem| problem.code);
-        let parent = Some(execution.trace.span);
-        let id = execution.span_id();
-        execution.span(
-            SpanKind::Commit,
-            &inner.names.commit,
-            id,
-            parent,
-            start_us,
-            code,
-        );
+        let (id, parent) = (execution.span_id(), Some(execution.trace.span));
+        let (name, times_us) = (&inner.names.commit, (start_us, end_us));
+        execution.span_of(SpanKind::Commit, name, id, parent, times_us, code);
         let committed = committed?;
         execution.has_seen(committed.time);
         if let Some(before) = committed.repeated {
@@ -469,7 +481,7 @@ impl Admission {
         self.ended = true;
         let code = problem.map(|problem| problem.code);
         let execution = &self.execution;
-        let now_us = execution.now_us();
+        let now_us = self.over_us.unwrap_or_else(|| execution.now_us());
         let meter = execution.finish(&self.version.app, self.target.name(), code, now_us);
         execution
             .inner

@@ -23,6 +23,8 @@ pub(super) struct Handoff<'a> {
     /// The functions of the fragment's steps, in their order.
     pub(super) functions: &'a [Arc<Function>],
     pub(super) place: &'a Place,
+    /// When it begins, if the clock was looked at just before.
+    pub(super) begun_us: Option<u64>,
     pub(super) items: &'a Items,
     pub(super) attempt: u32,
 }
@@ -33,6 +35,8 @@ pub(super) struct Ending {
     pub(super) outputs: Vec<Payload>,
     pub(super) buffers: Vec<(StepId, Arc<Buffer>)>,
     pub(super) messages: Vec<bytes::Bytes>,
+    /// When it was over, if the clock was looked at then.
+    pub(super) ended_us: Option<u64>,
 }
 
 /// A hand-off that did not.

@@ -96,6 +96,8 @@ pub(crate) struct Place {
     pub(crate) tag: u32,
     pub(crate) depth: u32,
     pub(crate) span: SpanId,
+    /// When it began, if it runs at once and the clock was looked at for it.
+    pub(crate) begun_us: Option<u64>,
     /// Names the call within its request, the same in every attempt.
     pub(crate) path: u128,
 }
@@ -114,6 +116,8 @@ pub(crate) struct Outcome {
     /// The result; of a generator its items.
     pub(crate) outputs: Vec<Payload>,
     pub(crate) effects: Effects,
+    /// When it was over, if whoever ran it has looked.
+    pub(crate) ended_us: Option<u64>,
 }
 
 /// Where a generator's items go.
@@ -218,8 +222,9 @@ impl Execution {
     }
 
     /// The outermost call's place.
-    pub(crate) fn root(&self) -> Place {
+    pub(crate) fn root(&self, begun_us: u64) -> Place {
         Place {
+            begun_us: Some(begun_us),
             below: Vec::new(),
             tag: 0,
             depth: 0,
@@ -363,10 +368,12 @@ struct Running {
 
 impl Running {
     async fn alone(&self, fragment: &Fragment) -> Result<Outcome, Problem> {
+        let begun_us = self.place.begun_us;
         let ending = self
-            .fragment(fragment, &BTreeMap::new(), &BTreeMap::new())
+            .fragment(fragment, begun_us, &BTreeMap::new(), &BTreeMap::new())
             .await?;
         Ok(Outcome {
+            ended_us: ending.ended_us,
             outputs: ending.outputs,
             effects: Effects {
                 buffers: ending
@@ -391,7 +398,7 @@ impl Running {
             async move {
                 (
                     id,
-                    self.fragment(&self.plan.fragments()[id], &values, &buffers)
+                    self.fragment(&self.plan.fragments()[id], None, &values, &buffers)
                         .await,
                 )
             }
@@ -418,6 +425,7 @@ impl Running {
             )
         })?;
         Ok(Outcome {
+            ended_us: None,
             outputs: vec![output],
             effects: Effects {
                 buffers: buffers.into_values().collect(),
@@ -427,15 +435,18 @@ impl Running {
     }
 
     /// Runs one fragment, again where its functions allow. Where its worker died, the whole
-    /// request is run again.
+    /// request is run again. `begun_us` is now, if the clock was looked at just before.
     async fn fragment(
         &self,
         fragment: &Fragment,
+        begun_us: Option<u64>,
         values: &BTreeMap<StepId, Payload>,
         buffers: &BTreeMap<StepId, Arc<Buffer>>,
     ) -> Result<Ending, Problem> {
         let functions = self.functions(fragment)?;
-        let _pass = self.pass(&functions).await?;
+        let pass = self.pass(&functions).await?;
+        // It may have waited for that one.
+        let mut begun_us = begun_us.filter(|_| pass.is_none());
         let retries = functions
             .iter()
             .map(|function| function.spec.retries)
@@ -453,6 +464,7 @@ impl Running {
                 fragment,
                 functions: &functions,
                 place: &self.place,
+                begun_us: begun_us.take(),
                 items: &self.items,
                 attempt: self.execution.attempt() + failures,
             };

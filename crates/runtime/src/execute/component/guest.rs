@@ -142,6 +142,7 @@ impl Guest {
         let place = Place {
             below: self.view.layers(),
             tag: self.view.tag() + 1,
+            begun_us: None,
             depth: self.place.depth + 1,
             span: self.span,
             path,

@@ -42,7 +42,7 @@ pub(super) async fn run(
     buffers: &BTreeMap<StepId, Arc<Buffer>>,
 ) -> Result<Ending, Failure> {
     let execution = handoff.execution;
-    let start_us = execution.now_us();
+    let start_us = handoff.begun_us.unwrap_or_else(|| execution.now_us());
     let mut running = Running {
         handoff,
         span: execution.span_id(),
@@ -124,7 +124,8 @@ impl Running<'_> {
         let guest = Guest::new(self.handoff, id, function, begun, &self.ended, deadline);
         let now_us = || execution.now_us();
         let processor_us = &execution.used.cpu_us;
-        let running = Timed::new(now_us, processor_us, run_step(guest, function, given));
+        let running = Timed::new(now_us, processor_us, run_step(guest, function, given))
+            .looked_at(self.now_us, |ran| Some(ran.as_ref().ok()?.1.ended_us));
         let Ok(ran) = tokio::time::timeout_at(deadline, running).await else {
             return Err(Failure {
                 problem: late(function, execution.deadline),
@@ -167,6 +168,7 @@ impl Running<'_> {
         let buffers = fragment.steps.iter();
         let buffers = buffers.filter_map(|id| Some((*id, self.ended.remove(id)?)));
         Ok(Ending {
+            ended_us: Some(self.now_us),
             outputs,
             buffers: buffers.collect(),
             messages: self.messages,

@@ -61,6 +61,7 @@ impl<'a> Talk<'a> {
         let place = Place {
             below: view.layers(),
             tag: view.tag() + 1,
+            begun_us: None,
             depth,
             span,
             path,

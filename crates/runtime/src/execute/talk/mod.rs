@@ -233,6 +233,7 @@ impl<'a> Talk<'a> {
         let buffers = self.handoff.fragment.steps.iter();
         let buffers = buffers.filter_map(|id| Some((*id, Arc::clone(self.ended.get(id)?))));
         Ok(Ending {
+            ended_us: None,
             outputs,
             buffers: buffers.collect(),
             messages: std::mem::take(&mut self.messages),
