@@ -52,13 +52,13 @@ impl Drop for Admission {
 impl Runtime {
     /// Makes a call and waits for its answer. Dropping the future cancels it, unless others
     /// wait for the same request or it commits already.
-    pub async fn call(&self, call: Call) -> Answer {
+    pub async fn call(&self, mut call: Call) -> Answer {
         let problem = match self.identify(&call) {
             Ok(Some(identity)) => return self.call_keyed(call, identity).await,
             Ok(None) => None,
             Err(problem) => Some(problem),
         };
-        let execution = Execution::new(&self.inner, &call, None);
+        let execution = Execution::new(&self.inner, &mut call, None);
         let (id, trace) = (execution.id, execution.trace);
         let seen = Arc::clone(&execution);
         let admitted = match problem {
@@ -83,11 +83,11 @@ impl Runtime {
     ///
     /// # Errors
     /// Why it is not admitted, such as `unknown-function`.
-    pub fn submit(&self, call: Call) -> Result<RequestId, Problem> {
+    pub fn submit(&self, mut call: Call) -> Result<RequestId, Problem> {
         if let Some(identity) = self.identify(&call)? {
             return self.submit_keyed(call, identity);
         }
-        let execution = Execution::new(&self.inner, &call, None);
+        let execution = Execution::new(&self.inner, &mut call, None);
         let id = execution.id;
         let admission = self.inner.admit(execution, call, None, None)?;
         tokio::spawn(admission.finish(true));
@@ -253,7 +253,7 @@ impl Inner {
             );
         }
         // Its steps are recorded under a name that it has again after a restart.
-        let execution = Execution::new(self, &call, Some(message_id(id)));
+        let execution = Execution::new(self, &mut call, Some(message_id(id)));
         self.admit(execution, call, Some(id), None)
     }
 }
@@ -482,11 +482,11 @@ impl Admission {
         let code = problem.map(|problem| problem.code);
         let execution = &self.execution;
         let now_us = self.over_us.unwrap_or_else(|| execution.now_us());
-        let meter = execution.finish(&self.version.app, self.target.name(), code, now_us);
+        let counts = execution.finish(&self.version.app, self.target.name(), code, now_us);
         execution
             .inner
             .requests
-            .end(execution.id, &self.cancel, now_us, code, Some(meter), kept);
+            .end(execution.id, &self.cancel, now_us, code, Some(counts), kept);
     }
 }
 

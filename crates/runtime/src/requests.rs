@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use tidemill_lattice::Payload;
 use tidemill_problem::{Code, Problem};
-use tidemill_telemetry::{Meter, TraceId};
+use tidemill_telemetry::{Meter, OUTCOME_OK, TraceId};
 use tokio::sync::Notify;
 
 /// A request in the list.
@@ -24,9 +24,33 @@ pub(crate) struct Entry {
 struct End {
     code: Option<Code>,
     duration_us: u64,
-    meter: Option<Meter>,
+    counts: Option<Counts>,
     /// Kept for requests that nobody waited for.
     result: Option<Box<Result<Payload, Problem>>>,
+}
+
+/// What a request has used: of its meter what the list does not hold anyway.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    cpu_us: u64,
+    memory_byte_ms: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    state_reads: u64,
+    state_writes: u64,
+}
+
+impl Counts {
+    pub(crate) fn of(meter: &Meter) -> Self {
+        Self {
+            cpu_us: meter.cpu_us,
+            memory_byte_ms: meter.memory_byte_ms,
+            bytes_in: meter.bytes_in,
+            bytes_out: meter.bytes_out,
+            state_reads: meter.state_reads,
+            state_writes: meter.state_writes,
+        }
+    }
 }
 
 /// The list, bounded in entries and in bytes of kept results.
@@ -68,7 +92,7 @@ impl Requests {
     /// Puts a request on the list. What comes back is rung when it is cancelled.
     pub(crate) fn admit(&self, id: RequestId, admitted: Admitted) -> Arc<Notify> {
         let cancel = Arc::new(Notify::new());
-        let entry = Entry {
+        let entry = Box::new(Entry {
             app: admitted.app,
             function: admitted.function,
             created_us: admitted.created_us,
@@ -76,14 +100,13 @@ impl Requests {
             key: admitted.key,
             cancel: Some(Arc::clone(&cancel)),
             end: None,
-        };
+        });
         let mut table = self.table.lock();
         table.running += 1;
-        if table.entries.contains_key(&id) {
+        if let Some(before) = table.entries.insert(id, entry) {
             // An earlier try with the same key, which left nothing.
-            table.forget(id);
+            table.forget(id, &before);
         }
-        table.entries.insert(id, Box::new(entry));
         cancel
     }
 
@@ -95,7 +118,7 @@ impl Requests {
         bell: &Arc<Notify>,
         now_us: u64,
         code: Option<Code>,
-        meter: Option<Meter>,
+        counts: Option<Counts>,
         result: Option<Result<Payload, Problem>>,
     ) {
         let mut table = self.table.lock();
@@ -114,7 +137,7 @@ impl Requests {
         entry.end = Some(End {
             code,
             duration_us,
-            meter,
+            counts,
             result: result.map(Box::new),
         });
         table.running -= 1;
@@ -207,22 +230,26 @@ impl Table {
         }
     }
 
-    /// Takes an earlier request of this id off the list.
-    fn forget(&mut self, id: RequestId) {
+    /// Takes an earlier request of this id off the list, whose place another has taken.
+    fn forget(&mut self, id: RequestId, entry: &Entry) {
         match self.ended.iter().position(|other| *other == id) {
             Some(place) => drop(self.ended.remove(place)),
             // A run that is being cancelled ends after the new one has begun.
             None => self.running -= 1,
         }
-        self.drop_entry(id);
+        self.let_go(id, entry);
     }
 
     fn drop_entry(&mut self, id: RequestId) {
-        let entry = self.entries.remove(&id);
-        let held = entry
-            .and_then(|entry| entry.end)
-            .is_some_and(|end| end.result.is_some());
-        if !held {
+        if let Some(entry) = self.entries.remove(&id) {
+            self.let_go(id, &entry);
+        }
+    }
+
+    /// Counts the result of an entry no more.
+    fn let_go(&mut self, id: RequestId, entry: &Entry) {
+        let end = entry.end.as_ref();
+        if end.is_none_or(|end| end.result.is_none()) {
             return;
         }
         let place = self.with_result.iter().position(|(other, _)| *other == id);
@@ -247,6 +274,24 @@ impl Entry {
         }
     }
 
+    fn meter(&self, id: RequestId, end: &End) -> Option<Meter> {
+        let counts = end.counts?;
+        Some(Meter {
+            request: id.0,
+            app: Arc::clone(&self.app),
+            function: Arc::clone(&self.function),
+            started_us: self.created_us,
+            duration_us: end.duration_us,
+            cpu_us: counts.cpu_us,
+            memory_byte_ms: counts.memory_byte_ms,
+            bytes_in: counts.bytes_in,
+            bytes_out: counts.bytes_out,
+            state_reads: counts.state_reads,
+            state_writes: counts.state_writes,
+            outcome: end.code.map_or(OUTCOME_OK, Code::as_str),
+        })
+    }
+
     fn summary(&self, id: RequestId, now_us: u64) -> RequestSummary {
         let end = self.end.as_ref();
         let duration_us = end.map_or_else(
@@ -264,7 +309,7 @@ impl Entry {
             duration_ms: duration_us as f64 / 1000.0,
             trace: self.trace.to_string(),
             key: self.key.clone(),
-            meter: end.and_then(|end| end.meter.clone()),
+            meter: end.and_then(|end| self.meter(id, end)),
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::app::{Function, Target, Version};
 use crate::gate::Pass;
 use crate::inner::Inner;
 use crate::level::{Level, Promise};
+use crate::requests::Counts;
 use crate::{Call, Caller, RequestId, StreamEvent};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -45,7 +46,7 @@ const SPAN_STRIDE: u64 = 0x9e37_79b9_7f4a_7c15;
 pub(crate) struct Execution {
     pub(crate) inner: Arc<Inner>,
     pub(crate) id: RequestId,
-    pub(crate) id_text: String,
+    id_text: OnceLock<String>,
     /// Known once its target is.
     promise: OnceLock<Promise>,
     /// The time that its session had seen before, and its own commit's.
@@ -131,8 +132,8 @@ pub(crate) enum Items {
 
 impl Execution {
     /// A request that has come in, and waits to be let in.
-    /// `id` is for one that has an identity of its own.
-    pub(crate) fn new(inner: &Arc<Inner>, call: &Call, id: Option<RequestId>) -> Arc<Self> {
+    /// `id` is for one that has an identity of its own. Takes the caller out of the call.
+    pub(crate) fn new(inner: &Arc<Inner>, call: &mut Call, id: Option<RequestId>) -> Arc<Self> {
         let mut bytes = [0; 40];
         inner.entropy.fill(&mut bytes);
         let number = |at: usize| {
@@ -153,7 +154,7 @@ impl Execution {
             .store(call.input.body.len() as u64, Ordering::Relaxed);
         Arc::new(Self {
             id,
-            id_text: id.to_string(),
+            id_text: OnceLock::new(),
             promise: OnceLock::new(),
             seen: AtomicU64::new(0),
             session: Mutex::default(),
@@ -164,7 +165,10 @@ impl Execution {
             has_streamed: AtomicBool::new(false),
             has_dropped_items: AtomicBool::new(false),
             has_recorded_steps: AtomicBool::new(false),
-            caller: call.caller.clone(),
+            caller: Caller {
+                tenant: std::mem::take(&mut call.caller.tenant),
+                subject: std::mem::take(&mut call.caller.subject),
+            },
             key: call.key.clone(),
             trace: TraceContext {
                 trace,
@@ -179,6 +183,11 @@ impl Execution {
             next_span: AtomicU64::new(span.0.wrapping_add(SPAN_STRIDE)),
             inner: Arc::clone(inner),
         })
+    }
+
+    /// Its identity, in print.
+    pub(crate) fn id_text(&self) -> &str {
+        self.id_text.get_or_init(|| self.id.to_string())
     }
 
     /// What it is promised; of the platform's own where no target said otherwise.
@@ -295,7 +304,7 @@ impl Execution {
         function: &Arc<str>,
         code: Option<Code>,
         now_us: u64,
-    ) -> Meter {
+    ) -> Counts {
         let (id, times_us) = (self.trace.span, (self.started_us, now_us));
         self.span_of(SpanKind::Request, function, id, self.parent, times_us, code);
         let telemetry = &self.inner.telemetry;
@@ -315,8 +324,9 @@ impl Execution {
             state_writes: load(&self.used.writes),
             outcome: code.map_or(tidemill_telemetry::OUTCOME_OK, Code::as_str),
         };
-        telemetry.meters.record(meter.clone());
-        meter
+        let counts = Counts::of(&meter);
+        telemetry.meters.record(meter);
+        counts
     }
 
     /// Runs a function or flow at a place of this request.

@@ -220,10 +220,10 @@ impl Inner {
 
 impl Runtime {
     /// A call with a key.
-    pub(crate) async fn call_keyed(&self, call: Call, identity: Identity) -> Answer {
+    pub(crate) async fn call_keyed(&self, mut call: Call, identity: Identity) -> Answer {
         let inner = &self.inner;
         let until = call.timeout.map(|timeout| Instant::now() + timeout);
-        let execution = Execution::new(inner, &call, Some(identity.id));
+        let execution = Execution::new(inner, &mut call, Some(identity.id));
         let trace = execution.trace;
         let seen = Arc::clone(&execution);
         let failed = |problem| Answer {
@@ -297,7 +297,7 @@ impl Runtime {
     /// The same for a call that nobody waits for.
     pub(crate) fn submit_keyed(
         &self,
-        call: Call,
+        mut call: Call,
         identity: Identity,
     ) -> Result<RequestId, Problem> {
         let inner = &self.inner;
@@ -309,7 +309,7 @@ impl Runtime {
                 return Ok(identity.id);
             }
         };
-        let execution = Execution::new(inner, &call, Some(identity.id));
+        let execution = Execution::new(inner, &mut call, Some(identity.id));
         if let Some(landed) = inner.look_up(&identity, execution.trace) {
             run.end(landed.clone());
             return landed.result.map(|_| identity.id);

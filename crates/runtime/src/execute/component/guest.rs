@@ -211,7 +211,7 @@ impl Platform for Guest {
             ..execution.trace
         };
         Context {
-            id: execution.id_text.clone(),
+            id: execution.id_text().to_owned(),
             attempt: self.attempt,
             app: self.version.app.to_string(),
             function: self.function.name.to_string(),

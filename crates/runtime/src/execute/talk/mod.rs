@@ -63,7 +63,7 @@ pub(super) struct Talk<'a> {
 impl Drop for Talk<'_> {
     fn drop(&mut self) {
         if let Some(lease) = self.lease.take() {
-            lease.abandon(&self.execution.id_text);
+            lease.abandon(self.execution.id_text());
         }
     }
 }
@@ -186,7 +186,7 @@ impl<'a> Talk<'a> {
             .unwrap_or(u64::MAX)
         });
         let header = Run {
-            request: &self.execution.id_text,
+            request: self.execution.id_text(),
             attempt: handoff.attempt,
             app: &handoff.version.app,
             level: self.execution.promise().level,
@@ -303,7 +303,7 @@ impl<'a> Talk<'a> {
             Trouble::Failed(problem) => return problem,
             Trouble::Stopped(problem) => {
                 if let Some(lease) = self.lease.take() {
-                    lease.abandon(&self.execution.id_text);
+                    lease.abandon(self.execution.id_text());
                 }
                 return problem;
             }
