@@ -81,9 +81,11 @@ def measure(size: Size, report: Report) -> None:
     value = found["value_bytes"]
     for name, what in (("bytes_a_version", "in memory"), ("log_bytes_a_version", "in the log")):
         each = [bytes_ - value for bytes_ in found[name]]
+        half = (rounds + 1) // 2
+        first, last = sum(each[:half]) / half, sum(each[-half:]) / half
         print(
             f"bytes a version beside its {value}-byte value, {what}, {writers} writers: "
-            f"{each[0]:.0f} in the first round, {each[-1]:.0f} in the last of {rounds}"
+            f"{first:.0f} in the first half of {rounds} rounds, {last:.0f} in the last"
         )
     print(
         f"bytes of the key before and after them: {found['bytes_before']}, {found['bytes_after']}"
