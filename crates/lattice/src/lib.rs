@@ -8,6 +8,7 @@
 //! This crate is pure: it knows no I/O, no store, no async, and reads no clock. Time and
 //! randomness come in through [`Clock`] and [`Entropy`].
 
+mod addition;
 mod cell;
 mod codec;
 mod delta;
@@ -22,6 +23,7 @@ mod payload;
 mod time;
 mod value;
 
+pub use addition::Addition;
 pub use cell::{Cell, Compacted};
 pub use codec::{DecodeError, Glance};
 pub use dot::{Dot, Writer};

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use tidemill_lattice::{Cell, Dot, Kind, Op, PAYLOAD_MAX_BYTES, Payload, Time, Value};
+use tidemill_lattice::{Addition, Cell, Dot, Kind, Op, PAYLOAD_MAX_BYTES, Payload, Time, Value};
 use tidemill_store::Seen;
 
 use crate::fault::Fault;
@@ -144,6 +144,25 @@ impl<'a> Draft<'a> {
         }
         self.replace()?;
         self.apply(&Op::RegisterSet(payload))
+    }
+
+    /// Adds to a counter, where what it holds can be told without its cell and nothing else was
+    /// done to it. Answers the new sum, which `fits` makes of the old one.
+    pub(crate) fn add(
+        &mut self,
+        addend: i64,
+        fits: impl FnOnce(i128) -> Result<i64, Fault>,
+    ) -> Result<Option<i64>, Fault> {
+        let Base::Seen(seen) = self.base else {
+            return Ok(None);
+        };
+        let (Some((created, held)), true) = (seen.counter(), self.delta.is_bottom()) else {
+            return Ok(None);
+        };
+        let total = fits(held)?;
+        self.last = (self.dots)();
+        self.delta = Addition::new(created, self.last, addend).cell();
+        Ok(Some(total))
     }
 
     /// Ends what the key holds; what follows is a new incarnation, of any type.

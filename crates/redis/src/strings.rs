@@ -324,6 +324,10 @@ fn add(door: &Door, name: &Bytes, addend: i64) -> Result<Write, Fault> {
 
 fn count(draft: &mut Draft<'_>, addend: i64) -> Result<Answer, Fault> {
     let sum = |before: i64| before.checked_add(addend).ok_or(Fault::Overflow);
+    let fits = |before: i128| sum(i64::try_from(before).map_err(|_| Fault::NotInteger)?);
+    if let Some(total) = draft.add(addend, fits)? {
+        return Ok(Reply::Integer(total).into());
+    }
     let total = match draft.held() {
         None => {
             draft.make_room(Kind::Counter)?;
@@ -331,8 +335,7 @@ fn count(draft: &mut Draft<'_>, addend: i64) -> Result<Answer, Fault> {
             addend
         }
         Some(Value::Counter(counter)) => {
-            let before = i64::try_from(counter.value()).map_err(|_| Fault::NotInteger)?;
-            let total = sum(before)?;
+            let total = fits(counter.value())?;
             draft.apply(&Op::CounterAdd(addend))?;
             total
         }

@@ -203,11 +203,7 @@ impl Owner {
                 Versions::Chain(chain) => chain.close(|time, snapshot, cell| {
                     entries.write(time, snapshot, key, cell);
                 }),
-                Versions::Rewritten(rewritten) => {
-                    if rewritten.open.take().is_some() {
-                        entries.overwrite(rewritten.snapshot, key, &rewritten.overwrite());
-                    }
-                }
+                Versions::Rewritten(rewritten) => rewritten.close(key, entries),
                 Versions::Packed(_) | Versions::Vacant => {}
             }
         });
@@ -483,7 +479,7 @@ impl Held<'_> {
         match &self.entry.versions {
             Versions::Vacant => Seen::nothing(),
             Versions::Packed(packed) => Seen::packed(packed, unpacked),
-            Versions::Rewritten(rewritten) => Seen::packed(&rewritten.value, unpacked),
+            Versions::Rewritten(rewritten) => Seen::rewritten(rewritten, unpacked),
             Versions::Chain(chain) => Seen::chain(chain),
         }
     }
@@ -516,29 +512,23 @@ impl Held<'_> {
 }
 
 impl Held<'_> {
-    /// Writes over a packed key, or one that was packed before this turn, where that is what the
-    /// delta does. Tells whether it did.
+    /// Writes over a packed key or adds to it, or to one that was packed before this turn, where
+    /// that is what the delta does. Tells whether it did.
     fn rewrite(&mut self, delta: &Cell, time: Time, snapshot: Time, dots: u32) -> bool {
-        let Some(overwrite) = delta.as_overwrite() else {
-            return false;
-        };
-        if overwrite.ended.time != time {
-            return false;
-        }
         let Held { entry, scratch, .. } = self;
         match &mut entry.versions {
             Versions::Packed(before) if entry.through < time => {
-                let rewritten = Rewritten::new(before, &overwrite, snapshot, dots, scratch);
-                let is_small = rewritten.is_some();
+                let rewritten = Rewritten::new(before, delta, time, snapshot, dots, scratch);
+                let is_done = rewritten.is_some();
                 if let Some(rewritten) = rewritten {
                     entry.versions = Versions::Rewritten(Box::new(rewritten));
                 }
-                is_small
+                is_done
             }
             Versions::Rewritten(rewritten)
                 if rewritten.time() == time && rewritten.open.is_some() =>
             {
-                rewritten.again(&overwrite, dots, scratch)
+                rewritten.again(delta, dots, scratch)
             }
             _ => false,
         }

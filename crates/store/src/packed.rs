@@ -3,12 +3,14 @@
 //! Most keys are small and rest. A cell ready to be merged takes several blocks of memory and as
 //! many misses of the cache; its encoding lies beside its key.
 
-use tidemill_lattice::{Cell, Glance};
+use tidemill_lattice::{Cell, Glance, Value};
 
 /// Room in place. With it a [`Packed`] takes 40 bytes.
 const SHORT_MAX_BYTES: usize = 38;
 /// Larger cells stay as they are: decoding them for each look would cost more than they save.
-pub(crate) const PACKED_MAX_BYTES: usize = 255;
+const PACKED_MAX_BYTES: usize = 255;
+/// The same for registers, at which a look decodes nothing.
+pub(crate) const REGISTER_MAX_BYTES: usize = 5 * 1024;
 
 /// An encoded cell.
 #[derive(Clone, Debug)]
@@ -29,21 +31,27 @@ impl Packed {
 
     /// The encoding of a cell, which is gathered in `scratch`, if it is small enough.
     pub(crate) fn of(cell: &Cell, scratch: &mut Vec<u8>) -> Option<Packed> {
-        if cell.weight_bytes() > 2 * PACKED_MAX_BYTES {
+        if cell.weight_bytes() > 2 * REGISTER_MAX_BYTES {
+            return None;
+        }
+        let is_register = matches!(cell.plain(), Some(Value::Register(_)));
+        if !is_register && cell.weight_bytes() > 2 * PACKED_MAX_BYTES {
             return None;
         }
         scratch.clear();
         cell.encode(scratch);
-        Packed::from_bytes(scratch)
+        let most = if is_register {
+            REGISTER_MAX_BYTES
+        } else {
+            PACKED_MAX_BYTES
+        };
+        (scratch.len() <= most).then(|| Packed::from_bytes(scratch))
     }
 
-    /// What [`Cell::encode`] wrote, if it is small enough.
-    pub(crate) fn from_bytes(encoded: &[u8]) -> Option<Packed> {
-        if encoded.len() > PACKED_MAX_BYTES {
-            return None;
-        }
+    /// What [`Cell::encode`] wrote.
+    pub(crate) fn from_bytes(encoded: &[u8]) -> Packed {
         let mut bytes = [0; SHORT_MAX_BYTES];
-        Some(match bytes.get_mut(..encoded.len()) {
+        match bytes.get_mut(..encoded.len()) {
             Some(room) => {
                 room.copy_from_slice(encoded);
                 Packed::Short {
@@ -52,7 +60,7 @@ impl Packed {
                 }
             }
             None => Packed::Long(encoded.into()),
-        })
+        }
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
@@ -100,7 +108,7 @@ mod tests {
     #[test]
     fn what_is_packed_is_what_was() {
         assert_eq!(size_of::<Packed>(), 40);
-        for size_bytes in 0..400 {
+        for size_bytes in (0..400).chain([4096, 6000]) {
             let cell = register(size_bytes);
             match Packed::of(&cell, &mut Vec::new()) {
                 Some(packed) => {
@@ -109,8 +117,21 @@ mod tests {
                     assert_eq!(packed.glance(), Some(Glance::Register(&body)));
                     assert_eq!(packed.weight_bytes() > 0, packed.as_bytes().len() > 38);
                 }
-                None => assert!(size_bytes > 200),
+                None => assert!(size_bytes > REGISTER_MAX_BYTES),
             }
         }
+    }
+
+    #[test]
+    fn what_a_look_would_have_to_decode_is_packed_while_it_is_short() {
+        let added = |element: String| {
+            let op = Op::SetAdd(Payload::bytes(element));
+            let mut dots = || Dot::new(Time::from_micros(1), Writer(1), 0);
+            Cell::delta(None, &op, Time::ZERO, &mut dots).expect("it fits")
+        };
+        let of = |size_bytes: usize| Packed::of(&added("x".repeat(size_bytes)), &mut Vec::new());
+        assert!(of(100).is_some());
+        assert!(of(400).is_none());
+        assert!(of(4096).is_none());
     }
 }

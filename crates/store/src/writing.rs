@@ -2,12 +2,13 @@
 
 use std::cell::OnceCell;
 
-use tidemill_lattice::{Cell, Dot, Key, Time, Writer};
+use tidemill_lattice::{Addition, Cell, Dot, Key, Time, Writer};
 
 use crate::chain::Chain;
 use crate::embedded::Inner;
 use crate::owner::Held;
 use crate::packed::Packed;
+use crate::rewritten::Rewritten;
 use crate::{Error, record};
 
 /// What an entry of the log takes beside key and values, at most and about.
@@ -25,6 +26,7 @@ enum What<'a> {
     Nothing,
     /// A packed cell, and where it is unpacked to.
     Packed(&'a Packed, &'a OnceCell<Cell>),
+    Rewritten(&'a Rewritten, &'a OnceCell<Cell>),
     Chain(&'a Chain),
 }
 
@@ -35,6 +37,10 @@ impl<'a> Seen<'a> {
 
     pub(crate) fn packed(packed: &'a Packed, unpacked: &'a OnceCell<Cell>) -> Seen<'a> {
         Seen(What::Packed(packed, unpacked))
+    }
+
+    pub(crate) fn rewritten(rewritten: &'a Rewritten, unpacked: &'a OnceCell<Cell>) -> Seen<'a> {
+        Seen(What::Rewritten(rewritten, unpacked))
     }
 
     pub(crate) fn chain(chain: &'a Chain) -> Seen<'a> {
@@ -48,7 +54,19 @@ impl<'a> Seen<'a> {
         match self.0 {
             What::Nothing => None,
             What::Packed(packed, unpacked) => Some(unpacked.get_or_init(|| packed.cell())),
+            What::Rewritten(rewritten, unpacked) => Some(unpacked.get_or_init(|| rewritten.cell())),
             What::Chain(chain) => chain.newest(),
+        }
+    }
+
+    /// The beginning and the sum of a counter that can be told without making a cell; see
+    /// [`Addition::target`].
+    #[must_use]
+    pub fn counter(self) -> Option<(Dot, i128)> {
+        match self.0 {
+            What::Packed(packed, _) => Addition::target(packed.as_bytes()),
+            What::Rewritten(rewritten, _) => Addition::target(rewritten.value.as_bytes()),
+            What::Nothing | What::Chain(_) => None,
         }
     }
 
@@ -57,7 +75,7 @@ impl<'a> Seen<'a> {
     pub fn is_known(self) -> bool {
         match self.0 {
             What::Nothing => false,
-            What::Packed(..) => true,
+            What::Packed(..) | What::Rewritten(..) => true,
             What::Chain(chain) => !chain.is_forgotten(),
         }
     }

@@ -52,6 +52,13 @@ pub(crate) fn put_register(
     put_content(out, content_type, body);
 }
 
+/// A life that is a counter, all of whose addends are in its sum.
+pub(crate) fn put_counter(out: &mut Vec<u8>, created: Dot, value: &Counter) {
+    out.push(kind_tag(Kind::Counter));
+    put_dot(out, created);
+    counter(value, out);
+}
+
 fn value(value: &Value, out: &mut Vec<u8>) {
     match value {
         Value::Register(register) => {

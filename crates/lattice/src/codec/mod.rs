@@ -20,8 +20,9 @@ mod glance;
 mod primitive;
 
 use bytes::Bytes;
-pub(crate) use encode::put_register;
+pub(crate) use encode::{put_counter, put_register};
 pub use glance::Glance;
+pub(crate) use glance::counter_at;
 
 use crate::{Cell, Kind};
 
