@@ -1,7 +1,8 @@
 //! One connection: commands in, answers out, in order.
 //!
-//! Writes of this thread's shard are made at once and shown together when the pipeline is done;
-//! others are handed to their shards without waiting for one another. A read waits for the connection's earlier writes and so sees them. Nothing is read from a
+//! Writes of this thread's shard are made at once and shown together, with those of other connections
+//! that have commands by then; others are handed to their shards without waiting for one another. A
+//! read waits for the connection's earlier writes and so sees them. Nothing is read from a
 //! client that does not take its answers: no command runs while more than the allowed bytes wait.
 
 use std::collections::VecDeque;
@@ -14,16 +15,18 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 
-use crate::command::{self, Command, Run};
+use crate::command::{self, Command, Run, Unknown};
 use crate::door::{Waiting, Write};
 use crate::fault::Fault;
 use crate::multi;
 use crate::reply::Writing;
 use crate::session::Session;
-use crate::{Limits, Parser, Protocol, Reply, threads};
+use crate::{Limits, Parser, Protocol, ProtocolError, Reply, threads};
 
 /// Answers of one connection that may wait for their commits.
 const PENDING_MAX: usize = 1024;
+/// Commands that are looked over before the first of them runs.
+const AHEAD: usize = 16;
 /// Commands run before others on this thread get their turn.
 const COMMANDS_A_TURN: usize = 128;
 /// A command of more words looks at so many keys that others on this thread should not wait.
@@ -42,6 +45,9 @@ enum Pending {
     Waiting(Waiting),
 }
 
+/// A command that has come, or why what has come is none.
+type Ahead = Result<(Result<&'static Command, Unknown>, Vec<Bytes>), ProtocolError>;
+
 pub(crate) struct Connection {
     session: Session,
     stream: TcpStream,
@@ -49,6 +55,8 @@ pub(crate) struct Connection {
     input: BytesMut,
     /// Whether the input's room has been larger than a connection keeps.
     is_input_large: bool,
+    /// Commands that come next.
+    ahead: VecDeque<Ahead>,
     output: BytesMut,
     pending: VecDeque<(Protocol, Pending)>,
     /// Something was written on this thread that nobody else may see yet.
@@ -68,6 +76,7 @@ impl Connection {
             parser: Parser::new(limits),
             input: BytesMut::new(),
             is_input_large: false,
+            ahead: VecDeque::new(),
             output: BytesMut::new(),
             pending: VecDeque::new(),
             is_unpublished: false,
@@ -113,10 +122,13 @@ impl Connection {
     async fn commands(&mut self) -> io::Result<()> {
         let mut turn = 0;
         while !self.session.is_closing {
-            match self.parser.next(&mut self.input) {
-                Ok(Some(arguments)) => self.execute(arguments).await?,
-                Ok(None) => break,
-                Err(error) => {
+            if self.ahead.is_empty() {
+                self.look_ahead();
+            }
+            match self.ahead.pop_front() {
+                Some(Ok((command, arguments))) => self.execute(command, arguments).await?,
+                None => break,
+                Some(Err(error)) => {
                     self.answer(Reply::Error(error.to_string())).await?;
                     self.session.is_closing = true;
                 }
@@ -133,17 +145,48 @@ impl Connection {
         Ok(())
     }
 
-    async fn execute(&mut self, arguments: Vec<Bytes>) -> io::Result<()> {
+    /// Takes a few of the commands that have come, and has their keys brought near.
+    fn look_ahead(&mut self) {
+        // What comes after `AUTH` may be larger than what may come before.
+        let most = if self.session.is_authenticated {
+            AHEAD
+        } else {
+            1
+        };
+        while self.ahead.len() < most {
+            match self.parser.next(&mut self.input) {
+                Ok(Some(words)) => self.ahead.push_back(Ok((command::find(&words), words))),
+                Ok(None) => break,
+                Err(error) => {
+                    self.ahead.push_back(Err(error));
+                    break;
+                }
+            }
+        }
+        if self.ahead.len() > 1 {
+            let keys = self.ahead.iter().filter_map(|ahead| match ahead {
+                Ok((Ok(command), words)) if command.is_of_one_key() => words.get(1),
+                _ => None,
+            });
+            self.session.door.prefetch(keys);
+        }
+    }
+
+    async fn execute(
+        &mut self,
+        command: Result<&'static Command, Unknown>,
+        arguments: Vec<Bytes>,
+    ) -> io::Result<()> {
         self.last.1 += 1;
-        let command = match command::find(&arguments) {
+        let command = match command {
             Ok(command) => command,
-            Err(command::Unknown::Hostile) => {
+            Err(Unknown::Hostile) => {
                 // A browser that was made to speak to this port sends HTTP.
                 tracing::warn!("an HTTP request came to the Redis door; the connection is closed");
                 self.session.is_closing = true;
                 return Ok(());
             }
-            Err(command::Unknown::Name(text)) => {
+            Err(Unknown::Name(text)) => {
                 multi::spoil(&mut self.session);
                 return self.answer(Reply::Error(text)).await;
             }
@@ -267,6 +310,8 @@ impl Connection {
         if !std::mem::take(&mut self.is_unpublished) {
             return Ok(());
         }
+        // Who else has commands by now writes too: what all of them wrote is shown in one go.
+        tokio::task::yield_now().await;
         let waiting = threads::with(|shard| match shard.flush() {
             Told::Now => None,
             Told::Later(ticket) => {

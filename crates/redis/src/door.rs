@@ -174,6 +174,16 @@ impl Door {
         Ok(self.space.key(name)?)
     }
 
+    /// Has these keys brought near, since commands with them come next.
+    pub(crate) fn prefetch<'a>(&self, names: impl Iterator<Item = &'a Bytes>) {
+        let mut before = None;
+        let fresh = names.filter(|name| before.replace(*name) != Some(*name));
+        let keys: Vec<Key> = fresh.filter_map(|name| self.key(name).ok()).collect();
+        if keys.len() > 1 {
+            self.store.prefetch(&keys);
+        }
+    }
+
     /// The encoded prefix of the keys that a client can see and that begin so.
     pub(crate) fn prefix(&self, name_prefix: &[u8]) -> Vec<u8> {
         self.space.prefix(name_prefix)

@@ -136,16 +136,18 @@ impl Parser {
             match input.first() {
                 None => return Ok(None),
                 Some(b'*') => {
-                    let Some(line) = self.line(input, "mbulk count string")? else {
+                    let Some(end) = self.line_end(input, "mbulk count string")? else {
                         return Ok(None);
                     };
-                    self.begin(&line)?;
+                    self.begin(line(input, end))?;
+                    input.advance(end + 1);
                 }
                 Some(_) => {
-                    let Some(line) = self.line(input, "inline request")? else {
+                    let Some(end) = self.line_end(input, "inline request")? else {
                         return Ok(None);
                     };
-                    let arguments = split(&line).ok_or(ProtocolError::Quotes)?;
+                    let arguments = split(line(input, end)).ok_or(ProtocolError::Quotes)?;
+                    input.advance(end + 1);
                     if arguments.len() > self.limits.arguments_max {
                         return Err(ProtocolError::ArgumentCount);
                     }
@@ -212,10 +214,11 @@ impl Parser {
             Some(b'$') => {}
             Some(other) => return Err(ProtocolError::NoBulk(*other)),
         }
-        let Some(line) = self.line(input, "bulk count string")? else {
+        let Some(end) = self.line_end(input, "bulk count string")? else {
             return Ok(None);
         };
-        let length = line.get(1..).and_then(integer);
+        let length = line(input, end).get(1..).and_then(integer);
+        input.advance(end + 1);
         let length = length.and_then(|length| usize::try_from(length).ok());
         let length = length
             .filter(|length| *length <= self.limits.bulk_bytes_max)
@@ -227,12 +230,12 @@ impl Parser {
         Ok(Some(length))
     }
 
-    /// Takes one line, without its end.
-    fn line(
+    /// Where the line at the front ends: the place of its line feed, if that has come.
+    fn line_end(
         &mut self,
-        input: &mut BytesMut,
+        input: &[u8],
         what: &'static str,
-    ) -> Result<Option<Bytes>, ProtocolError> {
+    ) -> Result<Option<usize>, ProtocolError> {
         let fresh = input.get(self.scanned..).unwrap_or_default();
         let Some(at) = fresh.iter().position(|byte| *byte == b'\n') else {
             if input.len() > LINE_MAX_BYTES {
@@ -246,13 +249,14 @@ impl Parser {
         if end > LINE_MAX_BYTES {
             return Err(ProtocolError::LongLine(what));
         }
-        let mut line = input.split_to(end).freeze();
-        input.advance(1);
-        if line.last() == Some(&b'\r') {
-            line.truncate(line.len() - 1);
-        }
-        Ok(Some(line))
+        Ok(Some(end))
     }
+}
+
+/// The line that ends there, without its end.
+fn line(input: &[u8], end: usize) -> &[u8] {
+    let line = input.get(..end).unwrap_or_default();
+    line.strip_suffix(b"\r").unwrap_or(line)
 }
 
 /// The words of an inline command; `None` where quotes are not closed. As in Redis words are split

@@ -14,7 +14,6 @@ use std::thread;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tidemill_lattice::{Cell, Clock, Key, Time, Writer};
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::engine::Engine;
 use crate::frontier::Frontier;
@@ -30,7 +29,7 @@ use crate::sequencer::Sequencer;
 use crate::shard::{Driver, Shard, Sleeper};
 use crate::space::Space;
 use crate::stable::Unstable;
-use crate::table::{Found, View};
+use crate::table::{Found, View, hash_of};
 use crate::turns::{self, Slot};
 use crate::watch::{Wake, Watch, Watched, Watchers};
 use crate::{
@@ -134,8 +133,11 @@ pub(crate) struct Inner {
 
 /// Which of `count` shards owns a key.
 pub(crate) fn shard_of(key: &Key, count: usize) -> usize {
-    let slot = xxh3_64(key.as_bytes()) % SLOTS;
-    (slot * count as u64 / SLOTS) as usize
+    shard_of_hash(hash_of(key), count)
+}
+
+pub(crate) fn shard_of_hash(hash: u64, count: usize) -> usize {
+    (hash % SLOTS * count as u64 / SLOTS) as usize
 }
 
 impl Inner {
@@ -415,6 +417,10 @@ impl Store for Embedded {
             view.meter().read(key);
         }
         Ok(())
+    }
+
+    fn prefetch(&self, keys: &[Key]) {
+        self.inner.prefetch(keys);
     }
 
     fn scan(

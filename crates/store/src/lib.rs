@@ -36,6 +36,7 @@ mod opening;
 mod owner;
 mod packed;
 pub mod pins;
+mod prefetch;
 mod queue;
 pub mod record;
 mod recovery;
@@ -239,6 +240,10 @@ pub trait Store: Send + Sync + 'static {
         see(Look::Cell(cell.as_deref()));
         Ok(())
     }
+
+    /// Says that these keys are looked at next, one by one. It may make that faster, and does
+    /// nothing else.
+    fn prefetch(&self, _keys: &[Key]) {}
 
     /// The keys with this encoded prefix that are visible at the snapshot, in order, after
     /// `after` (exclusive), at most `limit` of them.

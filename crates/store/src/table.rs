@@ -35,7 +35,7 @@ const HOT_MAX: usize = 4096;
 
 /// One shard's keys, to read.
 pub(crate) struct View {
-    parts: Box<[RwLock<Part>]>,
+    pub(crate) parts: Box<[RwLock<Part>]>,
     /// The keys that the durable tier does not have, ordered, for scans.
     pub(crate) unstored: RwLock<BTreeSet<Key>>,
     /// Keys unpacked by readers, the oldest first.
@@ -100,7 +100,7 @@ pub(crate) fn hash_of(key: &Key) -> u64 {
 }
 
 /// Keys of one shard have the low twelve bits of their hashes in a range, so others are taken.
-fn part_of(hash: u64) -> usize {
+pub(crate) fn part_of(hash: u64) -> usize {
     (hash >> 48) as usize % PARTS
 }
 
@@ -124,6 +124,15 @@ impl Part {
     fn find(&self, hash: u64, key: &Key) -> Option<u32> {
         let is_it = |place: &u32| self.slab.get(*place).is_some_and(|entry| entry.key == *key);
         self.index.find(hash, is_it).copied()
+    }
+
+    /// Where a key of that hash may be.
+    pub(crate) fn likely(&self, hash: u64) -> Option<u32> {
+        self.index.find(hash, |_| true).copied()
+    }
+
+    pub(crate) fn entry(&self, place: u32) -> Option<&Entry> {
+        self.slab.get(place)
     }
 
     /// Adds a key that is not here.

@@ -107,6 +107,51 @@ fn nobody_comes_in_without_the_password() {
 }
 
 #[test]
+fn what_comes_with_the_password_may_be_as_large_as_after_it() {
+    let options = Options {
+        password: Some("secret".to_owned()),
+        ..Options::default()
+    };
+    let served = Served::with(options);
+    let value = "x".repeat(20_000);
+    let mut client = served.client();
+    let all = [
+        encode(&["AUTH", "secret"]),
+        encode(&["SET", "a", &value]),
+        encode(&["STRLEN", "a"]),
+    ];
+    client.send(&all.concat());
+    for answer in ["+OK", "+OK", ":20000"] {
+        assert_eq!(client.read(), answer);
+    }
+}
+
+#[test]
+fn what_comes_before_an_error_is_answered_and_what_comes_after_is_not() {
+    let served = Served::start();
+    let mut client = served.client();
+    let mut all: Vec<u8> = (0..40)
+        .flat_map(|n| encode(&["SET", "a", &n.to_string()]))
+        .collect();
+    all.extend(b"*1\r\n+no\r\n");
+    all.extend(encode(&["SET", "a", "after"]));
+    client.send(&all);
+    for _ in 0..40 {
+        assert_eq!(client.read(), "+OK");
+    }
+    assert_eq!(client.read(), "-ERR Protocol error: expected '$', got '+'");
+    assert!(client.is_closed());
+    let mut leaving = served.client();
+    let words: [&[&str]; 4] = [&["GET", "a"], &["NOPE"], &["QUIT"], &["SET", "a", "late"]];
+    leaving.send(&words.map(encode).concat());
+    assert_eq!(leaving.read(), "\"39\"");
+    assert!(leaving.read().starts_with("-ERR unknown command 'NOPE'"));
+    assert_eq!(leaving.read(), "+OK");
+    assert!(leaving.is_closed());
+    served.play("GET a => \"39\"");
+}
+
+#[test]
 fn the_new_protocol_has_maps_sets_and_one_null() {
     let served = Served::start();
     let mut client = served.client();

@@ -151,3 +151,38 @@ fn a_commit_on_a_shards_own_thread_is_answered_though_another_has_the_turn() {
     outcome.expect("it is committed");
     assert_eq!(get(&*store, "n").as_deref(), Some("1"));
 }
+
+#[test]
+fn keys_are_brought_near_while_others_write_them() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = open(directory.path());
+    // Many more keys than parts of the table, so that some of sixteen have one part.
+    let names: Vec<String> = (0..640).map(|n| format!("key {n}")).collect();
+    for name in &names[..512] {
+        write(&store, &[set(name, "a value")]);
+    }
+    let keys: Vec<_> = names.iter().map(|name| key(name)).collect();
+    let before = get(&store, "key 7");
+    let mut rounds = 0;
+    thread::scope(|scope| {
+        let prefetch = || (0..2_000).for_each(|_| store.prefetch(&keys));
+        let prefetching = [scope.spawn(prefetch), scope.spawn(prefetch)];
+        loop {
+            for name in &names[..64] {
+                write(
+                    &store,
+                    &[add(&format!("n {name}"), 1), set(name, "a value")],
+                );
+            }
+            rounds += 1;
+            let mut prefetching = prefetching.iter();
+            if prefetching.all(thread::ScopedJoinHandle::is_finished) {
+                break;
+            }
+        }
+    });
+    store.prefetch(&[]);
+    assert_eq!(get(&store, "key 7"), before);
+    assert_eq!(get(&store, "key 600"), None);
+    assert_eq!(number(&store, "n key 7", &store.snapshot()), rounds);
+}
