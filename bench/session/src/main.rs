@@ -19,6 +19,10 @@ use tidemill_lattice::{Key, Op, Payload};
 use tidemill_session::{Buffer, Outgoing, Request};
 use tidemill_store::Durability;
 
+/// As in the node.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Keys that requests read and write.
 const KEYS: u64 = 10_000;
 const READS: u64 = 4;

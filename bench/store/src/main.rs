@@ -20,6 +20,10 @@ use std::process::ExitCode;
 
 use crate::side::{Side, Sides, in_turns};
 
+/// As in the node.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Size {

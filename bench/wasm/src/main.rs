@@ -20,6 +20,10 @@ use serde_json::{Value as Json, json};
 use tidemill_lattice::Payload;
 use tidemill_runtime::{Asked, Call, Caller, Output, Runtime};
 
+/// As in the node.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const BODY_BYTES: usize = 1024;
 /// Longer than any measurement: what serves rests warm.
 const LONG_MS: u64 = 600_000;
