@@ -4,6 +4,7 @@ use crate::cli::{Global, Up};
 use crate::edge::{OsEntropy, SystemClock};
 use crate::failure::Failure;
 use crate::files::{self, NodeFile};
+use crate::memory;
 use crate::redis;
 use crate::sdk;
 use crate::settings::{self, DurabilityName, Loaded, Settings};
@@ -67,6 +68,7 @@ fn allow_open_files() {
 
 async fn serve(data: &Path, loaded: &Loaded, ready_file: Option<&Path>) -> Result<(), Failure> {
     let signals = Signals::new()?;
+    tokio::spawn(memory::give_back());
     let settings = &loaded.settings;
     let wanted = listen_address(&settings.http.listen, settings).await?;
     let redis = redis::plan(settings).await?;
