@@ -25,7 +25,7 @@ use crate::{Error, MessageId};
 /// One step: so many keys, or so many bytes, or so many groups of the log.
 const STEP_KEYS: usize = 256;
 const STEP_BYTES: usize = 256 * 1024;
-/// What the log's buffer may hold of a log that is empty.
+/// Bytes of the log since the engine's buffers were last given back, which they may hold at rest.
 const REST_BYTES: u64 = 8 * 1024 * 1024;
 const STEP_GROUPS: usize = 1024;
 /// Stored keys that each checkpoint looks at in passing, for content that has expired.
@@ -49,7 +49,7 @@ pub(crate) struct Checkpoints {
     swept: Option<Key>,
     /// Log bytes since the last one began.
     grown_bytes: u64,
-    /// Log bytes since its buffer was last given back.
+    /// Log bytes since the engine's buffers were last given back.
     buffered_bytes: u64,
     /// Messages that the outbox holds, and those of them consumed since.
     posted: BTreeSet<MessageId>,
@@ -346,10 +346,10 @@ impl Sequencer {
         let engine = &self.inner.engine;
         engine.trim(groups.into_iter().map(|group| group.number))?;
         if self.logged.is_empty() && self.checkpoints.buffered_bytes > REST_BYTES {
-            // What is trimmed stays in the engine's buffer until that is full. A store that rests
-            // would hold it for good.
+            // What is trimmed stays in the engine's buffer until that is full, and what is stored
+            // in another. A store that rests would hold them for good.
             self.checkpoints.buffered_bytes = 0;
-            engine.give_back_log_buffer()?;
+            engine.give_back_buffers()?;
         }
         Ok(())
     }

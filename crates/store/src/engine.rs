@@ -275,10 +275,12 @@ impl Engine {
             .map_err(|e| self.write_error("trimming the log", &e))
     }
 
-    /// Has the engine write out what it buffers of the log, and free it.
-    pub(crate) fn give_back_log_buffer(&self) -> Result<(), Error> {
-        let rotated = self.log.rotate_memtable();
-        rotated.map_err(|e| self.write_error("emptying the log's buffer", &e))?;
+    /// Has the engine write out what it buffers of the log and of the values, and free it.
+    pub(crate) fn give_back_buffers(&self) -> Result<(), Error> {
+        for keyspace in [&self.log, &self.data] {
+            let rotated = keyspace.rotate_memtable();
+            rotated.map_err(|e| self.write_error("emptying the engine's buffers", &e))?;
+        }
         Ok(())
     }
 
