@@ -95,7 +95,8 @@ impl Runtime {
     }
 
     fn identify(&self, call: &Call) -> Result<Option<Identity>, Problem> {
-        if call.key.is_some() && self.inner.level_of(call) == Some(Level::Eventual) {
+        let promise = || self.inner.promise_of(call);
+        if call.key.is_some() && promise().is_some_and(|promise| promise.level == Level::Eventual) {
             // That level gives up deduplication.
             return Ok(None);
         }
@@ -118,11 +119,11 @@ impl Runtime {
 }
 
 impl Inner {
-    /// The level that a call would run at, if its target is there.
-    fn level_of(self: &Arc<Self>, call: &Call) -> Option<Level> {
+    /// What a call would be promised, if its target is there.
+    pub(crate) fn promise_of(self: &Arc<Self>, call: &Call) -> Option<Promise> {
         let version = self.version(&call.app).ok()?;
         let target = self.target(&version, &call.function).ok()?;
-        Some(Promise::of(call, &version, &target, &self.options).level)
+        Some(Promise::of(call, &version, &target, &self.options))
     }
 
     /// Takes up what the caller's session has seen.

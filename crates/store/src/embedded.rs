@@ -120,6 +120,9 @@ pub(crate) struct Inner {
     pub(crate) losses: Losses,
     /// Bytes that shards have written and the log has not.
     pub(crate) backlog: AtomicU64,
+    /// No commit with a record at or below this time is lost with the machine: they draw their
+    /// times as their groups are made, so none of an earlier group is above one of a later.
+    pub(crate) synced_through: AtomicU64,
     /// Who waits for the frontier to pass a time.
     pub(crate) unstable: Unstable,
     /// Groups of the log from this one on were voided in this life, and their records with them.
@@ -487,6 +490,19 @@ impl Store for Embedded {
             repeated.fetch_add(1, Ordering::Relaxed);
         }
         Ok(recorded)
+    }
+
+    fn is_kept(&self, through: Time) -> bool {
+        through.as_u64() <= self.inner.synced_through.load(Ordering::Acquire)
+    }
+
+    fn keep(&self, through: Time) -> Result<(), Error> {
+        if self.is_kept(through) {
+            return Ok(());
+        }
+        let mut sequencer = self.sequencer.lock();
+        sequencer.catch_up();
+        sequencer.keep()
     }
 
     fn update(&self, update: Update, done: Done) {

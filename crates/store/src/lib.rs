@@ -271,6 +271,16 @@ pub trait Store: Send + Sync + 'static {
     /// [`Error::Io`] or [`Error::Corrupt`] if the durable tier can not give it.
     fn request(&self, id: u128) -> Result<Option<RecordedRequest>, Error>;
 
+    /// Whether the commits with a record at or below a time, and what they have read, are as safe as
+    /// durable ones.
+    fn is_kept(&self, through: Time) -> bool;
+
+    /// Makes them so. Waits for the disk.
+    ///
+    /// # Errors
+    /// That of the disk, after which the store takes no more writes.
+    fn keep(&self, through: Time) -> Result<(), Error>;
+
     /// Decides a write of one key where its newest state is: no other write of the key comes
     /// between what `decide` sees and what it writes. `done` is called as by
     /// [`Store::commit`]; where nothing was written, once what was seen is as safe as asked.

@@ -122,6 +122,8 @@ fn assemble(
         space,
         losses,
         backlog: AtomicU64::new(0),
+        // Opening has synced what it found.
+        synced_through: AtomicU64::new(recovered.floor.as_u64()),
         unstable: Unstable::default(),
         voided_from: AtomicU64::new(u64::MAX),
         counters,

@@ -110,6 +110,8 @@ pub(crate) struct Sequencer {
     writer: Writer,
     pub(crate) next_number: u64,
     fence: Fence,
+    /// The greatest time in the log, of this life and those before.
+    written_through: Time,
     pub(crate) logged: VecDeque<Logged>,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) sweeper: Sweeper,
@@ -125,6 +127,7 @@ impl Sequencer {
             writer: recovered.writer,
             next_number: recovered.next_number,
             fence,
+            written_through: recovered.floor,
             checkpoints: Checkpoints::new(&recovered, log_bytes, now_us),
             sweeper: Sweeper::default(),
             logged: recovered.logged,
@@ -295,9 +298,8 @@ impl Sequencer {
     fn repeat(&mut self, before: RecordedRequest, commit: &Commit, done: Done) {
         // The first may have asked for less than this one.
         if commit.durability == Durability::Durable
-            && let Err(error) = self.inner.engine.sync()
+            && let Err(error) = self.keep()
         {
-            self.inner.stop_writing(&error);
             return answer(done, Err(error));
         }
         let counters = &self.inner.counters;
@@ -311,6 +313,22 @@ impl Sequencer {
             };
             answer(done, Ok(committed));
         });
+    }
+
+    /// Syncs all that is in the log, if anything of it is not.
+    pub(crate) fn keep(&mut self) -> Result<(), Error> {
+        if let Some(error) = self.inner.failure() {
+            return Err(error);
+        }
+        let synced_through = &self.inner.synced_through;
+        if self.written_through.as_u64() <= synced_through.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let synced = self.inner.engine.sync();
+        synced.inspect_err(|error| self.inner.stop_writing(error))?;
+        self.inner.counters.syncs.fetch_add(1, Ordering::Relaxed);
+        synced_through.store(self.written_through.as_u64(), Ordering::Release);
+        Ok(())
     }
 
     /// The slot in the frontier of whoever draws here.
@@ -373,6 +391,11 @@ impl Sequencer {
             return self.refuse(group, &error);
         }
         self.next_number += 1;
+        self.written_through = self.written_through.max(header.high);
+        if group.durable {
+            let through = self.written_through.as_u64();
+            self.inner.synced_through.store(through, Ordering::Release);
+        }
         self.logged.push_back(Logged {
             number: header.number,
             high: header.high,

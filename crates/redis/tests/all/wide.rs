@@ -93,6 +93,14 @@ impl Store for Gate {
         self.store.request(id)
     }
 
+    fn is_kept(&self, through: Time) -> bool {
+        self.store.is_kept(through)
+    }
+
+    fn keep(&self, through: Time) -> Result<(), Error> {
+        self.store.keep(through)
+    }
+
     fn update(&self, update: Update, done: Done) {
         self.store.update(update, done);
     }

@@ -5,11 +5,12 @@ use super::identity::{Identity, expired};
 use super::inflight::{Arrival, InFlight};
 use crate::execute::Execution;
 use crate::inner::Inner;
+use crate::level::Promise;
 use crate::{Answer, Call, RequestId, Runtime};
 use std::sync::Arc;
 use tidemill_lattice::Time;
 use tidemill_problem::{Code, Problem};
-use tidemill_store::RecordedRequest;
+use tidemill_store::{Durability, RecordedRequest};
 use tidemill_telemetry::TraceContext;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -211,6 +212,27 @@ impl Inner {
         })
     }
 
+    /// Makes what a request did as safe as a call wants it that is answered by it: the one that ran
+    /// may have asked for less.
+    async fn kept(self: &Arc<Self>, call: &Call, landed: Landed) -> Landed {
+        let promise = self.promise_of(call);
+        let wants = promise.unwrap_or_else(|| Promise::own(&self.options));
+        let (seen, is_done) = (landed.seen, landed.result.is_ok());
+        if !is_done || wants.durability == Durability::Memory || self.store.is_kept(seen) {
+            return landed;
+        }
+        let store = Arc::clone(&self.store);
+        let problem = match tokio::task::spawn_blocking(move || store.keep(seen)).await {
+            Ok(Ok(())) => return landed,
+            Ok(Err(error)) => crate::state::store_problem(&error),
+            Err(_) => Problem::new(Code::Internal, "keeping a result ended in a panic"),
+        };
+        Landed {
+            result: Err(problem),
+            ..landed
+        }
+    }
+
     /// The record of a request, whatever it was asked.
     pub(crate) fn answered(&self, id: RequestId) -> Option<Answered> {
         let recorded = self.store.request(id.0).ok()??;
@@ -252,7 +274,7 @@ impl Runtime {
             Found::Refused(problem) => return failed(problem),
             Found::Joined(seat) => {
                 return match seat.wait(until).await {
-                    Some(landed) => answer(landed, true),
+                    Some(landed) => answer(inner.kept(&call, landed).await, true),
                     None => failed(in_flight(
                         "the request is still running for whoever asked first",
                     )),
@@ -261,7 +283,7 @@ impl Runtime {
         };
         if let Some(landed) = inner.look_up(&identity, trace) {
             run.end(landed.clone());
-            return answer(landed, true);
+            return answer(inner.kept(&call, landed).await, true);
         }
         let admission = match inner.admit(execution, call, None, Some(identity)) {
             Ok(admission) => admission,

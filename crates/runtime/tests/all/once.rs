@@ -9,6 +9,7 @@ use std::time::Duration;
 use tidemill_lattice::{Clock, Payload};
 use tidemill_problem::{Code, Problem};
 use tidemill_runtime::{Answer, Call, Fetched, Output, RequestState, StreamEvent};
+use tidemill_store::Durability;
 use tidemill_telemetry::SpanKind;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -100,6 +101,26 @@ async fn a_retry_is_answered_and_not_run() {
         json!([0, 5])
     );
     assert_eq!(node.counter("n"), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_again_for_more_is_answered_once_that_is_so() {
+    let node = Node::sample().await;
+    let syncs = || node.runtime.gauges().store.syncs;
+    let asked = |durability| {
+        let mut call = keyed("k", "add", &json!(["n", 1]));
+        call.asked.durability = Some(durability);
+        node.runtime.call(call)
+    };
+    let before = syncs();
+    assert!(!asked(Durability::Memory).await.is_repeated);
+    assert!(asked(Durability::Memory).await.is_repeated);
+    assert_eq!(syncs(), before);
+    for _ in 0..2 {
+        assert!(asked(Durability::Durable).await.is_repeated);
+        assert_eq!(syncs(), before + 1);
+    }
+    assert_eq!(node.counter("n"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

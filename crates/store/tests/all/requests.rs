@@ -74,6 +74,72 @@ fn the_first_commit_takes_effect_and_the_others_are_answered_by_it() {
 }
 
 #[test]
+fn what_is_kept_is_synced_once() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = open(directory.path());
+    let commit = |store: &Embedded, request, durability| {
+        let commit = counting(store, request, "done");
+        let committed = send(
+            store,
+            Commit {
+                durability,
+                ..commit
+            },
+        );
+        committed.expect("commits").time
+    };
+    let first = commit(&store, 1, Durability::Memory);
+    let second = commit(&store, 2, Durability::Memory);
+    assert!(!store.is_kept(first));
+    assert_eq!(store.stats().syncs, 0);
+    store.keep(first).expect("syncs");
+    assert!(store.is_kept(second), "it was in the log by then");
+    store.keep(second).expect("is kept");
+    assert_eq!(store.stats().syncs, 1);
+    let third = commit(&store, 3, Durability::Memory);
+    let durable = commit(&store, 4, Durability::Durable);
+    assert!(store.is_kept(third) && store.is_kept(durable));
+    let repeated = Commit {
+        durability: Durability::Durable,
+        ..counting(&store, 3, "again")
+    };
+    assert!(
+        send(&store, repeated)
+            .expect("is answered")
+            .repeated
+            .is_some()
+    );
+    assert_eq!(
+        store.stats().syncs,
+        2,
+        "what is durable is not synced again"
+    );
+    let last = commit(&store, 5, Durability::Memory);
+    assert!(!store.is_kept(last));
+    drop(store);
+    let store = open(directory.path());
+    assert!(store.is_kept(last), "opening synced it");
+    let after = commit(&store, 6, Durability::Memory);
+    assert!(after > last && !store.is_kept(after));
+}
+
+#[test]
+fn what_can_not_be_kept_is_said() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let disk = FaultyDisk::new();
+    let failing = tidemill_store::Options {
+        disk: Arc::clone(&disk) as _,
+        ..options(directory.path())
+    };
+    let store = Embedded::open(failing, ManualClock::new()).expect("opens");
+    let committed = send(&store, counting(&store, 1, "done")).expect("commits");
+    disk.fail_at(Step::BeforeAppend);
+    assert!(send(&store, counting(&store, 2, "lost")).is_err());
+    assert!(store.keep(committed.time).is_err());
+    assert!(!store.is_kept(committed.time));
+}
+
+#[test]
 fn of_many_at_the_same_moment_one_takes_effect() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let store = open(directory.path());
