@@ -312,26 +312,32 @@ impl Connection {
         }
         // Who else has commands by now writes too: what all of them wrote is shown in one go.
         tokio::task::yield_now().await;
-        let waiting = threads::with(|shard| match shard.flush() {
-            Told::Now => None,
-            Told::Later(ticket) => {
-                let (sender, receiver) = oneshot::channel();
-                // A connection that has gone needs no answer.
-                shard.when_logged(ticket, move |logged| drop(sender.send(logged)));
-                Some(receiver)
-            }
+        let flushed = threads::with(|shard| {
+            let waiting = match shard.flush() {
+                Told::Now => None,
+                Told::Later(ticket) => {
+                    let (sender, receiver) = oneshot::channel();
+                    // A connection that has gone needs no answer.
+                    shard.when_logged(ticket, move |logged| drop(sender.send(logged)));
+                    Some(receiver)
+                }
+            };
+            (waiting, shard.last())
         });
-        if let Some(logged) = waiting.flatten() {
+        // Where the shard is gone nobody takes snapshots either.
+        let Some((waiting, through)) = flushed else {
+            return Ok(());
+        };
+        if let Some(logged) = waiting {
             logged.await.unwrap_or(Err(Error::Closed))?;
         }
         let (sender, receiver) = oneshot::channel();
         threads::with(|shard| {
-            shard.when_stable(move || {
-                // A connection that has gone needs no answer.
+            // Not what others have written since: that may wait for another sync.
+            shard.when_stable(through, move || {
                 let _ = sender.send(());
             });
         });
-        // Where the shard is gone nobody takes snapshots either.
         let _ = receiver.await;
         Ok(())
     }

@@ -10,8 +10,9 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::group::Group;
 use crate::queue::{Closer, Queue};
-use crate::sequencer::{Group, Sequencer};
+use crate::sequencer::Sequencer;
 
 impl Sequencer {
     /// Does what is queued for whoever has queued some of it, while nobody else does and the disk

@@ -462,20 +462,19 @@ impl Store for Embedded {
             return done(Err(Error::Closed));
         }
         let is_memory = commit.durability == Durability::Memory;
-        queue.commits.push(Queued {
+        let wakes = queue.push(Queued {
             commit,
             held,
             done,
             asked_us,
         });
-        let idle = queue.idle;
         // It waits until the shards have applied it.
         let is_free = is_memory && !turns::must_not_wait();
         if is_free && Sequencer::combine(&self.sequencer, &mut queue) {
             return;
         }
         drop(queue);
-        if idle {
+        if wakes {
             inner.wake.notify_one();
         }
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tidemill_lattice::Time;
 
+use crate::company::Expected;
 use crate::embedded::Inner;
 use crate::mailbox::Mail;
 use crate::record::Entries;
@@ -40,6 +41,10 @@ pub(crate) struct Queue {
     pub(crate) idle: bool,
     /// It waits for entries to gather, and not for long.
     lingers: bool,
+    /// Writes that somebody waits for to be durable.
+    awaited: usize,
+    /// It waits for so many of them.
+    expected: usize,
 }
 
 /// A commit, and whom to answer. Its snapshot stays pinned until its deltas are applied.
@@ -67,6 +72,7 @@ impl Queue {
         let is_first = self.chunks.is_empty();
         self.chunk_bytes += entries.len();
         self.is_urgent |= waits || self.chunk_bytes > URGENT_BYTES;
+        self.awaited += if waits { entries.count() } else { 0 };
         self.chunks.push(Chunk {
             shard,
             ticket: self.tickets,
@@ -74,8 +80,25 @@ impl Queue {
             waits,
         });
         // The first begins the time in which others gather.
-        let wakes = self.idle && (self.is_urgent || is_first && !self.lingers);
-        (self.tickets, wakes)
+        let wakes = self.is_urgent && self.is_expected() || is_first && !self.lingers;
+        (self.tickets, self.idle && wakes)
+    }
+
+    /// Takes a commit. Answers whether to wake the sequencer.
+    pub(crate) fn push(&mut self, queued: Queued) -> bool {
+        self.awaited += usize::from(queued.commit.durability == Durability::Durable);
+        self.commits.push(queued);
+        self.idle && self.is_expected()
+    }
+
+    /// Writes that somebody waits for to be durable.
+    pub(crate) fn awaited(&self) -> usize {
+        self.awaited
+    }
+
+    /// Whether those are there whom a sync is held back for.
+    fn is_expected(&self) -> bool {
+        self.awaited >= self.expected
     }
 
     /// Takes everything that is to be written.
@@ -84,12 +107,16 @@ impl Queue {
         std::mem::swap(&mut self.chunks, chunks);
         self.chunk_bytes = 0;
         self.is_urgent = false;
+        self.awaited = 0;
     }
 
     /// Takes what shards have handed over.
     pub(crate) fn take_chunks(&mut self) -> Vec<Chunk> {
         self.chunk_bytes = 0;
-        std::mem::take(&mut self.chunks)
+        let chunks = std::mem::take(&mut self.chunks);
+        let waits = chunks.iter().filter(|chunk| chunk.waits);
+        self.awaited -= waits.map(|chunk| chunk.entries.count()).sum::<usize>();
+        chunks
     }
 
     /// There is something to do that no one waits for.
@@ -135,6 +162,21 @@ impl Inner {
             if waited.timed_out() {
                 break;
             }
+        }
+    }
+
+    /// Waits until those have come whom a sync is held back for, or have had their time.
+    pub(crate) fn wait_for_company(&self, expected: Expected) {
+        let mut queue = self.queue.lock();
+        let is_free = queue.checkpoints.is_empty() && !queue.closing;
+        if is_free && queue.awaited < expected.writes {
+            queue.idle = true;
+            queue.lingers = true;
+            queue.expected = expected.writes;
+            self.wake.wait_for(&mut queue, expected.wait);
+            queue.idle = false;
+            queue.lingers = false;
+            queue.expected = 0;
         }
     }
 }

@@ -6,7 +6,7 @@
 //! While a group is written and synced, the next one gathers in the queue: group commit.
 //! It knows the engine, the shards' mailboxes and the frontier, and nothing of who commits.
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -14,15 +14,16 @@ use parking_lot::Mutex;
 use tidemill_lattice::{Dot, Time, Writer};
 
 use crate::checkpoint::Checkpoints;
+use crate::company::{Company, Expected};
 use crate::disk::Step;
 use crate::embedded::Inner;
 use crate::fence::{Fence, Void};
+use crate::group::{GROUP_BYTES, Group, Placed, record_bytes};
 use crate::latch::Latch;
 use crate::mailbox::{Mail, Slice};
 use crate::queue::{Chunk, Closer, Queued};
-use crate::record::{self, Entries};
+use crate::record;
 use crate::recovery::Recovered;
-use crate::requests::{self, StoredRequest};
 use crate::shard::answer;
 use crate::sweep::Sweeper;
 use crate::table::Loaded;
@@ -31,9 +32,6 @@ use crate::{
     Stats,
 };
 
-/// The most commits in one group, and about the most bytes.
-const GROUP_COMMITS: usize = 1024;
-const GROUP_BYTES: usize = 8 * 1024 * 1024;
 /// A group in the log.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Logged {
@@ -41,55 +39,6 @@ pub(crate) struct Logged {
     /// The greatest time in it.
     pub(crate) high: Time,
     pub(crate) size_bytes: u64,
-}
-
-/// A group as it gathers.
-#[derive(Default)]
-pub(crate) struct Group {
-    pub(crate) entries: Entries,
-    pub(crate) commits: Vec<Placed>,
-    consumed: BTreeSet<MessageId>,
-    /// The requests that leave a record.
-    recorded: HashSet<u128>,
-    durable: bool,
-    chunks: Vec<(usize, u64)>,
-    /// Bytes that came from shards.
-    pub(crate) chunk_bytes: usize,
-    /// Bytes of the records of requests.
-    record_bytes: usize,
-}
-
-impl Group {
-    /// Whether it may be published before it is written.
-    pub(crate) fn may_wait(&self) -> bool {
-        let commits = &self.commits;
-        let is_waited_for = commits.is_empty() || !self.chunks.is_empty();
-        !is_waited_for && commits.iter().all(|placed| placed.commit.may_wait())
-    }
-
-    fn is_full(&self) -> bool {
-        self.commits.len() >= GROUP_COMMITS || self.entries.len() + self.record_bytes >= GROUP_BYTES
-    }
-
-    /// The records of its requests, which go with it.
-    fn take_records(&mut self, number: u64) -> Vec<StoredRequest> {
-        let records = self.commits.iter_mut().filter_map(|placed| {
-            let record = placed.commit.record.take()?;
-            let id = placed.commit.request;
-            Some(StoredRequest::new(id, placed.time, number, record))
-        });
-        records.collect()
-    }
-}
-
-/// A commit with its time.
-pub(crate) struct Placed {
-    time: Time,
-    commit: Commit,
-    loaded: Vec<Option<Loaded>>,
-    done: Done,
-    asked_us: u64,
-    _held: Snapshot,
 }
 
 /// A commit that its shards have.
@@ -112,6 +61,7 @@ pub(crate) struct Sequencer {
     fence: Fence,
     /// The greatest time in the log, of this life and those before.
     written_through: Time,
+    company: Company,
     pub(crate) logged: VecDeque<Logged>,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) sweeper: Sweeper,
@@ -128,6 +78,7 @@ impl Sequencer {
             next_number: recovered.next_number,
             fence,
             written_through: recovered.floor,
+            company: Company::default(),
             checkpoints: Checkpoints::new(&recovered, log_bytes, now_us),
             sweeper: Sweeper::default(),
             logged: recovered.logged,
@@ -145,6 +96,10 @@ impl Sequencer {
                 sequencer.checkpoint_busy() || sequencer.sweep_busy()
             };
             inner.wait_for_work(is_busy);
+            let expected = shared.lock().expected();
+            if let Some(expected) = expected {
+                inner.wait_for_company(expected);
+            }
             let mut sequencer = shared.lock();
             let closing = sequencer.gather(&mut commits, &mut chunks);
             let idle = commits.is_empty() && chunks.is_empty();
@@ -168,6 +123,13 @@ impl Sequencer {
         shared.lock().checkpoints.refuse(&Error::Closed);
     }
 
+    /// Whom the next sync is to wait for.
+    fn expected(&self) -> Option<Expected> {
+        let awaited = self.inner.queue.lock().awaited();
+        let now_us = self.inner.clock.now_micros();
+        self.company.expected(awaited, now_us)
+    }
+
     /// Takes what is queued. Tells whether the store is closing.
     fn gather(&mut self, commits: &mut Vec<Queued>, chunks: &mut Vec<Chunk>) -> bool {
         let mut queue = self.inner.queue.lock();
@@ -185,6 +147,7 @@ impl Sequencer {
             group.chunk_bytes += chunk.entries.len();
             group.durable |= chunk.waits;
             if chunk.waits {
+                group.awaited += chunk.entries.count();
                 group.chunks.push((chunk.shard, chunk.ticket));
             }
             group.entries.append(chunk.entries);
@@ -275,7 +238,10 @@ impl Sequencer {
             group.recorded.insert(commit.request);
             group.record_bytes += record_bytes(&commit);
         }
-        group.durable |= commit.durability == Durability::Durable;
+        if commit.durability == Durability::Durable {
+            group.durable = true;
+            group.awaited += 1;
+        }
         group.commits.push(Placed {
             time,
             commit,
@@ -374,6 +340,7 @@ impl Sequencer {
         let (header, bytes) = group.entries.seal(self.next_number, self.writer);
         let size_bytes = bytes.len() as u64;
         let backlog = group.chunk_bytes as u64;
+        let began_us = self.inner.clock.now_micros();
         let written = match self.inner.failure() {
             None => {
                 let records = group.take_records(header.number);
@@ -395,6 +362,10 @@ impl Sequencer {
         if group.durable {
             let through = self.written_through.as_u64();
             self.inner.synced_through.store(through, Ordering::Release);
+            let asked = self.inner.queue.lock().awaited();
+            let ended_us = self.inner.clock.now_micros();
+            self.company
+                .synced(group.awaited, asked, began_us, ended_us);
         }
         self.logged.push_back(Logged {
             number: header.number,
@@ -576,10 +547,4 @@ impl Sequencer {
             },
         }
     }
-}
-
-/// What a commit's record takes.
-fn record_bytes(commit: &Commit) -> usize {
-    let record = commit.record.as_ref();
-    record.map_or(0, |record| requests::OVERHEAD_BYTES + record.result.len())
 }

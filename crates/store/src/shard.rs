@@ -395,10 +395,16 @@ impl Shard {
         }
     }
 
-    /// Calls `then`, on some thread, once every new snapshot has what this shard has flushed and
-    /// the log has.
-    pub fn when_stable(&self, then: impl FnOnce() + Send + 'static) {
-        self.inner.when_stable(self.last, then);
+    /// The greatest time of what this shard has written.
+    #[must_use]
+    pub fn last(&self) -> Time {
+        self.last
+    }
+
+    /// Calls `then`, on some thread, once every new snapshot has what this shard has flushed
+    /// through a time and the log has.
+    pub fn when_stable(&self, through: Time, then: impl FnOnce() + Send + 'static) {
+        self.inner.when_stable(through, then);
     }
 
     /// Gives the log the turn's entries so far. Answers the ticket, if there were any.

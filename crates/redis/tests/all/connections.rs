@@ -1,6 +1,11 @@
 //! What a connection keeps to: order, limits, who may come in, how it ends.
 
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+
 use tidemill_redis::{Limits, Options};
+use tidemill_store::{Disk, Step};
 
 use crate::support::{Client, Served, encode};
 
@@ -280,4 +285,61 @@ fn connections_are_bounded_and_end_with_the_door() {
     assert_eq!(second.read(), "-ERR max number of clients reached");
     served.stop();
     assert!(first.is_closed());
+}
+
+/// A disk that writes a group of the log only when it is let.
+#[derive(Debug, Default)]
+struct SlowDisk {
+    /// Groups that have come, and how many are let through.
+    groups: Mutex<(usize, usize)>,
+    changed: Condvar,
+}
+
+impl SlowDisk {
+    fn change(&self, change: impl FnOnce(&mut (usize, usize))) {
+        change(&mut self.groups.lock().expect("not poisoned"));
+        self.changed.notify_all();
+    }
+
+    fn wait_while(&self, mut is_so: impl FnMut(&(usize, usize)) -> bool) {
+        let groups = self.groups.lock().expect("not poisoned");
+        let waited = self.changed.wait_while(groups, |groups| is_so(groups));
+        drop(waited.expect("not poisoned"));
+    }
+}
+
+impl Disk for SlowDisk {
+    fn free_bytes(&self, _: &Path) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
+
+    fn step(&self, step: Step) -> io::Result<()> {
+        if step == Step::AfterAppend {
+            let mut number = 0;
+            self.change(|(come, _)| {
+                *come += 1;
+                number = *come;
+            });
+            self.wait_while(|(_, let_through)| *let_through < number);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn whoever_a_sync_has_served_does_not_wait_for_the_next() {
+    let disk = Arc::new(SlowDisk::default());
+    let served = Served::on(Arc::clone(&disk) as Arc<dyn Disk>);
+    let [mut first, mut second] = [0, 1].map(|_| served.client());
+    first.send(&encode(&["SET", "a", "1"]));
+    disk.wait_while(|(come, _)| *come < 1);
+    second.send(&encode(&["SET", "b", "2"]));
+    while served.store.stats().commits < 2 {
+        std::thread::yield_now();
+    }
+    disk.change(|(_, let_through)| *let_through = 1);
+    assert_eq!(first.read(), "+OK");
+    disk.wait_while(|(come, _)| *come < 2);
+    disk.change(|(_, let_through)| *let_through = usize::MAX);
+    assert_eq!(second.read(), "+OK");
 }

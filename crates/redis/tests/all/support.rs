@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tempfile::TempDir;
 use tidemill_lattice::{Clock, Entropy, RisingClock};
 use tidemill_redis::{Door, Options, Parts, Threads};
-use tidemill_store::{Embedded, Store};
+use tidemill_store::{Disk, Embedded, Store, SystemDisk};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
@@ -55,13 +55,28 @@ impl Served {
         options: Options,
         wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
     ) -> Self {
+        Self::made(options, Arc::new(SystemDisk), 2, wrap)
+    }
+
+    /// A door to a store of one shard on a disk.
+    pub(crate) fn on(disk: Arc<dyn Disk>) -> Self {
+        Self::made(Options::default(), disk, 1, |store| store)
+    }
+
+    fn made(
+        options: Options,
+        disk: Arc<dyn Disk>,
+        shards: usize,
+        wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let clock = ManualClock(Arc::new(AtomicU64::new(1_700_000_000_000_000)));
         // As in a node, one clock for the store and the door.
         let rising: Arc<dyn Clock> = Arc::new(RisingClock::new(clock.clone()));
-        let threads = Threads::new(2).expect("runtimes");
+        let threads = Threads::new(shards).expect("runtimes");
         let store = tidemill_store::Options {
-            shards: 2,
+            shards,
+            disk,
             driver: Arc::clone(&threads) as Arc<dyn tidemill_store::Driver>,
             ..tidemill_store::Options::new(directory.path().join("state"))
         };
