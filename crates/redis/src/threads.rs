@@ -33,6 +33,10 @@ fn turn() -> Option<Turn> {
     SHARD.with_borrow(|shard| Some(shard.as_ref()?.turn()))
 }
 
+fn rest() {
+    SHARD.with_borrow(|shard| shard.as_ref().map(Turns::rest));
+}
+
 /// Drives the shards of a store, and runs connections beside them.
 pub struct Threads {
     /// Each until its shard's thread takes it.
@@ -81,7 +85,11 @@ impl Driver for Threads {
                 match turn() {
                     Some(Turn::Busy) => tokio::task::yield_now().await,
                     // Meters show what was done, also when nothing more is.
-                    Some(Turn::Idle) => drop(timeout(TICK, posted.notified()).await),
+                    Some(Turn::Idle) => {
+                        if timeout(TICK, posted.notified()).await.is_err() {
+                            rest();
+                        }
+                    }
                     Some(Turn::Stopped) | None => return,
                 }
             }

@@ -51,6 +51,8 @@ pub(crate) struct Checkpoints {
     grown_bytes: u64,
     /// Log bytes since the engine's buffers were last given back.
     buffered_bytes: u64,
+    /// They were, and the engine has not freed them yet.
+    is_giving_back: bool,
     /// Messages that the outbox holds, and those of them consumed since.
     posted: BTreeSet<MessageId>,
     consumed: Vec<MessageId>,
@@ -77,6 +79,7 @@ impl Checkpoints {
             swept: None,
             grown_bytes: log_bytes,
             buffered_bytes: log_bytes,
+            is_giving_back: false,
             posted: recovered.posted.clone(),
             consumed: recovered.consumed.clone(),
         }
@@ -155,7 +158,7 @@ impl Sequencer {
             None => {
                 let done = Ok(self.checkpoints.done);
                 reply(std::mem::take(&mut self.checkpoints.trimming), &done);
-                self.begin_if_due(now_us)
+                self.free_buffers().and_then(|()| self.begin_if_due(now_us))
             }
         };
         if let Err(error) = outcome {
@@ -349,7 +352,15 @@ impl Sequencer {
             // What is trimmed stays in the engine's buffer until that is full, and what is stored
             // in another. A store that rests would hold them for good.
             self.checkpoints.buffered_bytes = 0;
+            self.checkpoints.is_giving_back = true;
             engine.give_back_buffers()?;
+        }
+        Ok(())
+    }
+
+    fn free_buffers(&mut self) -> Result<(), Error> {
+        if self.checkpoints.is_giving_back {
+            self.checkpoints.is_giving_back = !self.inner.engine.free_buffers()?;
         }
         Ok(())
     }

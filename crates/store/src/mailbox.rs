@@ -147,14 +147,15 @@ impl Mailbox {
         inbox.idle = into.is_empty();
     }
 
-    /// Sleeps until something is posted, or for a while.
-    pub(crate) fn wait(&self, time: std::time::Duration) {
+    /// Sleeps until something is posted, or for a while. Tells whether nothing was.
+    pub(crate) fn wait(&self, time: std::time::Duration) -> bool {
         let mut inbox = self.inbox.lock();
         if inbox.mail.is_empty() {
             inbox.idle = true;
             self.changed.wait_for(&mut inbox, time);
             inbox.idle = false;
         }
+        inbox.mail.is_empty()
     }
 
     /// Takes no more updates.

@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle, ThreadId};
 use parking_lot::{Condvar, Mutex};
 use tidemill_lattice::Clock;
 
-use crate::embedded::{Counters, Embedded, Inner, Options, SLOTS};
+use crate::embedded::{Counters, Embedded, Inner, SLOTS};
 use crate::engine::Engine;
 use crate::fence::Fence;
 use crate::frontier::Frontier;
@@ -23,7 +23,7 @@ use crate::space::Space;
 use crate::stable::Unstable;
 use crate::turns::{self, Slot, Turns};
 use crate::verify::corrupt_fence;
-use crate::{Error, Pins};
+use crate::{Error, Options, Pins};
 
 /// The threads of a store.
 pub(crate) struct Threads {

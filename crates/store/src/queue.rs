@@ -160,7 +160,12 @@ impl Inner {
             queue.idle = false;
             queue.lingers = false;
             if waited.timed_out() {
-                break;
+                let rests = time == TICK;
+                drop(queue);
+                if rests {
+                    (self.options.at_rest)();
+                }
+                return;
             }
         }
     }

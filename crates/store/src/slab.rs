@@ -3,8 +3,8 @@
 //! It knows nothing of what the entries are.
 
 /// Entries of one block: large enough to cost no bookkeeping, small enough that many slabs with
-/// few entries are cheap.
-const BLOCK: usize = 64;
+/// few entries are cheap, and as many of a key's as the allocator's next size has room for.
+const BLOCK: usize = 68;
 
 /// Entries by place. A place that is given back is used again.
 pub(crate) struct Slab<T> {

@@ -104,9 +104,16 @@ impl Turns {
         slot.as_mut().map(work)
     }
 
-    /// Sleeps until something is asked, or for a while.
+    /// Sleeps until something is asked, or for a while, and then rests.
     pub fn sleep(&self, time: Duration) {
-        self.inner.mailboxes[self.index].wait(time);
+        if self.inner.mailboxes[self.index].wait(time) {
+            self.rest();
+        }
+    }
+
+    /// To be called by a driver whose shard was asked nothing for a while.
+    pub fn rest(&self) {
+        (self.inner.options.at_rest)();
     }
 }
 

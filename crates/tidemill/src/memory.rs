@@ -19,6 +19,11 @@ unsafe extern "C" {
     safe fn mi_collect(force: bool);
 }
 
+/// Gives back what this thread had and others have let go, as far as it is free.
+pub(crate) fn rest() {
+    mi_collect(false);
+}
+
 /// Gives back memory that is not used any more, for ever. By itself the allocator does so only
 /// while it is asked for more: a node that rests after a large request would keep what that took.
 pub(crate) async fn give_back() {

@@ -177,6 +177,7 @@ fn open_store(
 ) -> Result<Arc<dyn Store>, Failure> {
     let options = tidemill_store::Options {
         driver,
+        at_rest: memory::rest,
         ..settings.store.options(data.join("state"))
     };
     match Embedded::open(options, clock) {

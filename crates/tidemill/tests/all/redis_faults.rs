@@ -15,6 +15,7 @@ const CONNECTIONS: u64 = 1_000;
 /// Files that the node and the test have open beside their connections, and some.
 const FILES_OF_OTHERS: u64 = 200;
 const MEBIBYTE: usize = 1 << 20;
+const SMALL_KEYS: u64 = 500_000;
 
 fn start(environment: &[(&str, &str)]) -> (Node, String) {
     let arguments = [
@@ -167,6 +168,28 @@ fn a_large_command_does_not_keep_its_room() {
         assert_eq!(raw.ask(&["PING"]).expect("answered"), "+PONG");
     }
     shrinks_to(&node, before_kib, 64);
+}
+
+#[test]
+fn small_keys_take_little_at_rest() {
+    let soon = ("TIDEMILL_STORE_CHECKPOINT_MS", "1000");
+    let (node, address) = start(&[soon]);
+    let mut raw = open(&address);
+    let before_kib = resident_kib(node.pid());
+    for batch in 0..SMALL_KEYS / 1000 {
+        let names = (0..1000).map(|number| format!("key:{:012}", batch * 1000 + number));
+        let sets = names.flat_map(|name| command(&["SET", &name, "0123456789abcdef"]));
+        raw.send(&sets.collect::<Vec<u8>>()).expect("sent");
+        for _ in 0..1000 {
+            assert_eq!(raw.line().expect("answered"), "+OK");
+        }
+    }
+    // A key of 16 bytes with a value of 16, and what the engine keeps for all of them.
+    shrinks_to(&node, before_kib, SMALL_KEYS * 180 / MEBIBYTE as u64);
+    assert_eq!(
+        raw.ask(&["DBSIZE"]).expect("answered"),
+        format!(":{SMALL_KEYS}")
+    );
 }
 
 #[test]
