@@ -177,21 +177,13 @@ impl Sequencer {
             return Ok(());
         }
         checkpoints.began_us = now_us;
-        // Trimming wins space in the end, but a checkpoint takes some first: half the reserve is
-        // for it. A failed write of the engine would cost more than a long log.
-        let (disk, reserve_bytes) = (self.inner.engine.disk(), options.reserve_bytes);
-        let free_bytes = disk.free_bytes(&options.directory).unwrap_or(0);
-        if free_bytes < reserve_bytes / 2 {
-            let directory = options.directory.clone();
-            let full = Error::Full {
-                directory,
-                free_bytes,
-                reserve_bytes: reserve_bytes / 2,
-            };
+        if let Err(full) = self.has_room() {
+            let checkpoints = &mut self.checkpoints;
             checkpoints.grown_bytes = 0;
             reply(std::mem::take(&mut checkpoints.askers), &Err(full));
             return Ok(());
         }
+        let checkpoints = &mut self.checkpoints;
         self.inner.advance();
         let target = self.inner.pins.low_water(now_us);
         if target <= checkpoints.done {
@@ -214,6 +206,23 @@ impl Sequencer {
             askers,
         });
         self.sweep(target)
+    }
+
+    /// Trimming wins space in the end, but a checkpoint takes some first: half the reserve is for
+    /// it. A failed write of the engine would cost more than a long log.
+    fn has_room(&self) -> Result<(), Error> {
+        let options = &self.inner.options;
+        let disk = self.inner.engine.disk();
+        let free_bytes = disk.free_bytes(&options.directory).unwrap_or(0);
+        let reserve_bytes = options.reserve_bytes / 2;
+        if free_bytes >= reserve_bytes {
+            return Ok(());
+        }
+        Err(Error::Full {
+            directory: options.directory.clone(),
+            free_bytes,
+            reserve_bytes,
+        })
     }
 
     /// Adds stored keys whose content has expired to the run, some at a time, round and round:
@@ -359,10 +368,15 @@ impl Sequencer {
     }
 
     fn free_buffers(&mut self) -> Result<(), Error> {
-        if self.checkpoints.is_giving_back {
-            self.checkpoints.is_giving_back = !self.inner.engine.free_buffers()?;
+        if !self.checkpoints.is_giving_back || !self.inner.engine.has_written_buffers() {
+            return Ok(());
         }
-        Ok(())
+        self.checkpoints.is_giving_back = false;
+        if self.has_room().is_err() {
+            // It is a write as others are, and nobody needs it.
+            return Ok(());
+        }
+        self.inner.engine.free_buffers()
     }
 }
 

@@ -284,20 +284,21 @@ impl Engine {
         Ok(())
     }
 
-    /// Frees the buffers that were given back, once they are written out; answers whether they
-    /// are. The engine keeps the newest of them for readers of before until another buffer is
-    /// given back, of any keyspace, after a later write: the smallest does.
-    pub(crate) fn free_buffers(&self) -> Result<bool, Error> {
+    /// Whether the buffers that were given back are written out.
+    pub(crate) fn has_written_buffers(&self) -> bool {
         let is_written = |keyspace: &Keyspace| keyspace.sealed_memtable_count() == 0;
-        if !is_written(&self.log) || !is_written(&self.data) {
-            return Ok(false);
-        }
+        is_written(&self.log) && is_written(&self.data)
+    }
+
+    /// Frees them. The engine keeps the newest for readers of before until another buffer is given
+    /// back, of any keyspace, after a later write: the smallest does.
+    pub(crate) fn free_buffers(&self) -> Result<(), Error> {
         let freed = self
             .meta
             .insert("format", u64::from(FORMAT).to_be_bytes())
             .and_then(|()| self.meta.rotate_memtable());
         freed.map_err(|e| self.write_error("freeing the engine's buffers", &e))?;
-        Ok(true)
+        Ok(())
     }
 
     /// Makes everything written so far durable.
