@@ -8,7 +8,7 @@ use crate::Disk;
 use crate::disk::SystemDisk;
 use crate::shard::{Driver, Sleeper};
 
-/// How an [`Embedded`] store runs.
+/// How an [`Embedded`](crate::Embedded) store runs.
 #[derive(Clone)]
 pub struct Options {
     /// Where it keeps everything. Created if it is not there.
