@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
 use tidemill_lattice::{Clock, Dot, Writer};
 use tidemill_store::{Embedded, Options, PROVISIONAL};
@@ -23,6 +24,13 @@ impl Clock for SystemClock {
             u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
         })
     }
+
+    fn coarse_micros(&self) -> u64 {
+        let since_epoch = clock_gettime(ClockId::RealtimeCoarse);
+        let seconds = u64::try_from(since_epoch.tv_sec).unwrap_or(0);
+        let micros = u64::try_from(since_epoch.tv_nsec).unwrap_or(0) / 1000;
+        seconds.saturating_mul(1_000_000).saturating_add(micros)
+    }
 }
 
 /// What measures time.
@@ -35,6 +43,27 @@ pub(crate) fn now() -> Instant {
 #[expect(clippy::disallowed_methods, reason = "it paces a writer")]
 pub(crate) fn pause(time: Duration) {
     thread::sleep(time);
+}
+
+/// Waits until this process rests: what a store does behind its callers is not the next side's.
+/// A minute at most.
+pub(crate) fn rest() {
+    const LOOK: Duration = Duration::from_millis(250);
+    let begun = now();
+    let mut before = cpu_time();
+    while begun.elapsed() < Duration::from_mins(1) {
+        pause(LOOK);
+        let used = cpu_time();
+        if used.saturating_sub(before) < LOOK / 20 {
+            return;
+        }
+        before = used;
+    }
+}
+
+/// The processor time of this process up to now.
+fn cpu_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
 }
 
 /// Runs `work` with the numbers 0, 1, … on so many threads at once, and gives what they gave.

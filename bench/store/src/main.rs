@@ -32,17 +32,21 @@ pub(crate) struct Size {
     keys: u32,
     /// How long a side runs in a round, in milliseconds.
     round_ms: u64,
+    /// Whether each waits until what the last one left is done.
+    rests: bool,
 }
 
 const FULL: Size = Size {
     rounds: 5,
     keys: 1_000_000,
     round_ms: 1_000,
+    rests: true,
 };
 const QUICK: Size = Size {
     rounds: 2,
     keys: 2_000,
     round_ms: 20,
+    rests: false,
 };
 
 type Make = fn(Size) -> io::Result<Vec<Side>>;
@@ -70,7 +74,12 @@ fn run(words: impl Iterator<Item = String>) -> io::Result<Sides> {
     let mut found = Sides::default();
     for (name, make) in GROUPS {
         if names.is_empty() || names.iter().any(|asked| asked == name) {
-            in_turns(make(size)?, size.rounds, &mut found)?;
+            let rest = || {
+                if size.rests {
+                    edge::rest();
+                }
+            };
+            in_turns(make(size)?, size.rounds, rest, &mut found)?;
         }
     }
     Ok(found)

@@ -26,10 +26,16 @@ impl Sides {
     }
 }
 
-/// Measures all sides in every round: A B, then B A.
-pub(crate) fn in_turns(mut sides: Vec<Side>, rounds: usize, found: &mut Sides) -> io::Result<()> {
+/// Measures all sides in every round: A B, then B A. `rest` is called before each.
+pub(crate) fn in_turns(
+    mut sides: Vec<Side>,
+    rounds: usize,
+    rest: impl Fn(),
+    found: &mut Sides,
+) -> io::Result<()> {
     for _ in 0..rounds {
         for Side(measure) in &mut sides {
+            rest();
             for (name, number) in measure()? {
                 found.0.entry(name).or_default().push(number);
             }
@@ -56,7 +62,7 @@ mod tests {
             }))
         };
         let mut found = Sides::default();
-        in_turns(vec![side("a"), side("b")], 3, &mut found).expect("three rounds");
+        in_turns(vec![side("a"), side("b")], 3, || {}, &mut found).expect("three rounds");
         assert_eq!(found.values()["a"], [1.0, 4.0, 5.0]);
         assert_eq!(found.values()["b"], [2.0, 3.0, 6.0]);
     }

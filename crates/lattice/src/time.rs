@@ -118,6 +118,11 @@ impl HybridClock {
 pub trait Clock: Send + Sync + 'static {
     /// Unix microseconds. May step back; [`HybridClock`] copes.
     fn now_micros(&self) -> u64;
+
+    /// A cheaper look at the same clock: never ahead of it, and some milliseconds behind at most.
+    fn coarse_micros(&self) -> u64 {
+        self.now_micros()
+    }
 }
 
 /// A clock that stands where the one below it steps back, until that has caught up. Whoever
@@ -144,6 +149,11 @@ impl<C: Clock> Clock for RisingClock<C> {
         self.last_us
             .fetch_max(now_us, Ordering::Relaxed)
             .max(now_us)
+    }
+
+    fn coarse_micros(&self) -> u64 {
+        let coarse_us = self.clock.coarse_micros();
+        self.last_us.load(Ordering::Relaxed).max(coarse_us)
     }
 }
 
@@ -281,6 +291,24 @@ mod tests {
         let clock = RisingClock::new(Steps(AtomicU64::new(0)));
         let times: Vec<u64> = (0..6).map(|_| clock.now_micros()).collect();
         assert_eq!(times, [5, 7, 7, 7, 7, 9]);
+    }
+
+    #[test]
+    fn a_coarse_look_never_shows_less_than_a_fine_one_has() {
+        struct Lagging;
+        impl Clock for Lagging {
+            fn now_micros(&self) -> u64 {
+                9
+            }
+
+            fn coarse_micros(&self) -> u64 {
+                6
+            }
+        }
+        let clock = RisingClock::new(Lagging);
+        assert_eq!(clock.coarse_micros(), 6);
+        assert_eq!(clock.now_micros(), 9);
+        assert_eq!(clock.coarse_micros(), 9);
     }
 
     #[test]

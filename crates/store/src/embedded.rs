@@ -110,12 +110,13 @@ impl Inner {
 
     /// A key as of `at`. The caller checks the pin afterwards.
     pub(crate) fn read(&self, key: &Key, at: Time, keep: bool) -> Result<Option<Arc<Cell>>, Error> {
-        let shard = self.shard_of(key);
+        let hash = hash_of(key);
+        let shard = shard_of_hash(hash, self.views.len());
         let view = &self.views[shard];
         if keep {
             view.meter().read(key);
         }
-        let ticket = match view.get(key, at) {
+        let ticket = match view.get(key, hash, at) {
             Found::Here(cell) => return Ok(cell),
             // The pin has expired; whoever checks it says so.
             Found::Folded => return Ok(None),
@@ -310,7 +311,8 @@ impl Drop for Last {
 
 impl Store for Embedded {
     fn snapshot(&self) -> Snapshot {
-        let now_us = self.inner.clock.now_micros();
+        // Every request takes one; the time matters to what expires and to how old a pin may be.
+        let now_us = self.inner.clock.coarse_micros();
         self.inner.frontier.tick(now_us);
         self.inner.advance();
         self.inner.pins.pin(now_us)
@@ -360,9 +362,10 @@ impl Store for Embedded {
         if at.is_none() && inner.failure().is_some() {
             return self.look(key, Some(&self.snapshot()), see);
         }
-        let view = &inner.views[inner.shard_of(key)];
+        let hash = hash_of(key);
+        let view = &inner.views[shard_of_hash(hash, inner.views.len())];
         let time = at.map_or(Time::MAX, Snapshot::time);
-        let found = view.look(key, time, see);
+        let found = view.look(key, hash, time, see);
         if let Some(at) = at {
             inner.pins.check(at.time())?;
         }

@@ -61,7 +61,11 @@ impl Pins {
 
     /// Raises `stable`: everything at or below it is applied. It never goes back.
     pub fn advance(&self, stable: Time) {
-        self.stable.fetch_max(stable.as_u64(), Ordering::AcqRel);
+        let stable = stable.as_u64();
+        // Mostly it is there already.
+        if self.stable.load(Ordering::Acquire) < stable {
+            self.stable.fetch_max(stable, Ordering::AcqRel);
+        }
     }
 
     /// Pins `stable` at the physical time `now_us`.

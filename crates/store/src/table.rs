@@ -226,9 +226,8 @@ impl View {
     }
 
     /// The cell of a key as of `at`, if the key is in memory.
-    pub(crate) fn get(&self, key: &Key, at: Time) -> Found {
+    pub(crate) fn get(&self, key: &Key, hash: u64, at: Time) -> Found {
         let removals = self.removals.load(Ordering::Acquire);
-        let hash = hash_of(key);
         let part = self.part(hash);
         let Some(place) = part.find(hash, key) else {
             return Found::Cold(Ticket(removals));
@@ -264,11 +263,11 @@ impl View {
     pub(crate) fn look(
         &self,
         key: &Key,
+        hash: u64,
         at: Time,
         see: &mut dyn FnMut(Look<'_>),
     ) -> Result<(), Found> {
         let removals = self.removals.load(Ordering::Acquire);
-        let hash = hash_of(key);
         let part = self.part(hash);
         let place = part.find(hash, key);
         let Some(entry) = place.and_then(|place| part.slab.get(place)) else {

@@ -1,5 +1,6 @@
 //! The machine's clock and randomness, for the parts that get them handed in.
 
+use rustix::time::{ClockId, clock_gettime};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tidemill_lattice::{Clock, Entropy};
 
@@ -17,6 +18,13 @@ impl Clock for SystemClock {
         since_epoch.map_or(0, |time| {
             u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
         })
+    }
+
+    fn coarse_micros(&self) -> u64 {
+        let since_epoch = clock_gettime(ClockId::RealtimeCoarse);
+        let seconds = u64::try_from(since_epoch.tv_sec).unwrap_or(0);
+        let micros = u64::try_from(since_epoch.tv_nsec).unwrap_or(0) / 1000;
+        seconds.saturating_mul(1_000_000).saturating_add(micros)
     }
 }
 
