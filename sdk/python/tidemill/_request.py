@@ -25,7 +25,7 @@ class Request:
 
     @property
     def attempt(self) -> int:
-        """1, and one more each time the request is run again."""
+        """1, and greater each time that the request, or this function, is run again."""
         return self._info().attempt
 
     @property

@@ -2,9 +2,35 @@
 //! new snapshot and with empty buffers, a few times.
 
 use super::Execution;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use tidemill_problem::{Code, Problem};
 use tidemill_telemetry::SpanKind;
+
+/// The numbers by which functions tell attempts apart: those of the request, and those of a function
+/// that is run again for its own failures. None is given out twice for the same.
+#[derive(Default)]
+pub(super) struct Numbers {
+    /// That of a function's first run in the request's attempt.
+    first: AtomicU32,
+    /// The greatest that was given out.
+    last: AtomicU32,
+}
+
+impl Numbers {
+    /// The request's next attempt counts on above all before it.
+    fn go_on(&self) {
+        let last = self.last.load(Ordering::Relaxed);
+        self.first.store(last.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// That of a function which has failed so often in the request's attempt.
+    pub(super) fn after(&self, failures: u32) -> u32 {
+        let first = self.first.load(Ordering::Relaxed).max(1);
+        let number = first.saturating_add(failures);
+        self.last.fetch_max(number, Ordering::Relaxed);
+        number
+    }
+}
 
 impl Execution {
     /// The attempt that runs, from 1.
@@ -18,6 +44,7 @@ impl Execution {
         if attempt > 1 {
             *self.attempt_span.lock() = self.span_id();
         }
+        self.numbers.go_on();
         *self.died.lock() = None;
         *self.session.lock() = None;
         self.session();

@@ -55,6 +55,8 @@ pub(crate) struct Execution {
     session: Mutex<Option<Arc<tidemill_session::Request>>>,
     /// The attempt that runs, from 1.
     attempt: AtomicU32,
+    /// What functions are told of it and of their own.
+    numbers: attempts::Numbers,
     /// The span that hand-offs of this attempt hang on.
     attempt_span: Mutex<SpanId>,
     /// Of what a worker died in the attempt that runs, where the request can be run again.
@@ -159,6 +161,7 @@ impl Execution {
             seen: AtomicU64::new(0),
             session: Mutex::default(),
             attempt: AtomicU32::new(0),
+            numbers: attempts::Numbers::default(),
             attempt_span: Mutex::new(span),
             died: Mutex::default(),
             death_bell: Notify::new(),
@@ -476,7 +479,7 @@ impl Running {
                 place: &self.place,
                 begun_us: begun_us.take(),
                 items: &self.items,
-                attempt: self.execution.attempt() + failures,
+                attempt: self.execution.numbers.after(failures),
             };
             let failure = match handoff.run(&self.input, values, buffers).await {
                 Ok(ending) => return Ok(ending),

@@ -416,6 +416,16 @@ async fn a_death_runs_the_whole_request_again_on_a_new_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_attempt_has_the_number_of_one_before() {
+    let node = Node::sample().await;
+    let mark = Mark::new(&node, "mark");
+    // Its own failure, a death, its own failure, and then a value.
+    let last = node.call("fails_and_falls", json!([mark.path()])).await;
+    assert_eq!(mark.read(), "1 2 3 4 ");
+    assert_eq!(last, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_the_last_attempt_a_death_is_an_error_and_the_key_is_free() {
     let node = Node::sample().await;
     let mark = Mark::new(&node, "mark");

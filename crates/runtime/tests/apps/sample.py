@@ -355,6 +355,17 @@ def falls_until(attempt, key):
     return tidemill.request.attempt
 
 
+@app.function(retries=2)
+def fails_and_falls(mark):
+    note(mark, f"{tidemill.request.attempt} ")
+    match tidemill.request.attempt:
+        case 1 | 3:
+            raise ValueError("as a function fails")
+        case 2:
+            os._exit(3)
+    return tidemill.request.attempt
+
+
 @app.function
 def falls_in_child(attempt, key, mark):
     state.counter(key).add(1)
