@@ -128,6 +128,21 @@ impl Cell {
         self.joined = Joined::default();
     }
 
+    /// Adds to a counter, as merging the delta of a further [`Op::CounterAdd`](crate::Op::CounterAdd) and
+    /// [`Cell::gather`] would, without looking again at what the writer sees. For a delta that is still
+    /// its writer's own. False, and nothing changed, where it has not added to just one counter.
+    pub fn add_again(&mut self, addend: i64) -> bool {
+        match &mut self.lives[..] {
+            [
+                Life {
+                    value: Value::Counter(counter),
+                    ..
+                },
+            ] => counter.add_gathered(addend),
+            _ => false,
+        }
+    }
+
     /// Joins another cell: associative, commutative, idempotent.
     pub fn merge(&mut self, other: &Cell) {
         if other.is_bottom() {

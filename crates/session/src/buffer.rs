@@ -1,9 +1,12 @@
 //! The writes of one step: one delta a key, reduced in program order.
 
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tidemill_lattice::{Cell, Dot, Key, Writer};
 use tidemill_store::PROVISIONAL;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// What one step, or everything below one call, has written.
 ///
@@ -13,7 +16,11 @@ use tidemill_store::PROVISIONAL;
 pub struct Buffer {
     tag: u32,
     next: u32,
-    deltas: BTreeMap<Key, Cell>,
+    deltas: HashTable<(Key, Cell)>,
+}
+
+fn hash_of(key: &Key) -> u64 {
+    xxh3_64(key.as_bytes())
 }
 
 impl Buffer {
@@ -23,7 +30,7 @@ impl Buffer {
         Self {
             tag,
             next: 0,
-            deltas: BTreeMap::new(),
+            deltas: HashTable::new(),
         }
     }
 
@@ -48,14 +55,14 @@ impl Buffer {
     /// The delta of a key.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<&Cell> {
-        self.deltas.get(key)
+        let found = self.deltas.find(hash_of(key), |(held, _)| held == key);
+        found.map(|(_, delta)| delta)
     }
 
-    /// The written keys that begin with these bytes, in order.
+    /// The written keys that begin with these bytes.
     pub(crate) fn keys_from<'a>(&'a self, prefix: &'a [u8]) -> impl Iterator<Item = &'a Key> {
-        self.deltas
-            .keys()
-            .filter(move |key| key.as_bytes().starts_with(prefix))
+        let keys = self.deltas.iter().map(|(key, _)| key);
+        keys.filter(move |key| key.as_bytes().starts_with(prefix))
     }
 
     /// The next dot in program order.
@@ -71,17 +78,27 @@ impl Buffer {
 
     /// Merges a delta made with this buffer's dots.
     pub(crate) fn merge(&mut self, key: Key, delta: Cell) {
-        match self.deltas.entry(key) {
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                entry.insert(delta);
+        let is_it = |(held, _): &(Key, Cell)| *held == key;
+        let place = self
+            .deltas
+            .entry(hash_of(&key), is_it, |(held, _)| hash_of(held));
+        match place {
+            Entry::Vacant(entry) => {
+                entry.insert((key, delta));
             }
-            std::collections::btree_map::Entry::Occupied(mut entry) => {
-                let held = entry.get_mut();
+            Entry::Occupied(mut entry) => {
+                let (_, held) = entry.get_mut();
                 held.merge(&delta);
                 // A loop that adds to a counter leaves one addend, not one for each turn.
                 held.gather();
             }
         }
+    }
+
+    /// Adds once more to a counter that this buffer has added to: see [`Cell::add_again`].
+    pub(crate) fn add_again(&mut self, key: &Key, addend: i64) -> bool {
+        let found = self.deltas.find_mut(hash_of(key), |(held, _)| held == key);
+        found.is_some_and(|(_, delta)| delta.add_again(addend))
     }
 
     /// Takes over the writes of steps that have ended, given in the order of their
@@ -126,6 +143,8 @@ impl Buffer {
     /// The deltas, sorted by key.
     #[must_use]
     pub fn into_deltas(self) -> Vec<(Key, Cell)> {
-        self.deltas.into_iter().collect()
+        let mut deltas: Vec<(Key, Cell)> = self.deltas.into_iter().collect();
+        deltas.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        deltas
     }
 }

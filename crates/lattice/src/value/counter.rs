@@ -69,6 +69,17 @@ impl Counter {
         });
     }
 
+    /// What another addend of the same writer and time comes to once it is gathered: see
+    /// [`Counter::gather`]. False, and nothing changed, unless there is one to add it to.
+    pub(crate) fn add_gathered(&mut self, addend: i64) -> bool {
+        let [(_, sum)] = &mut self.addends[..] else {
+            return false;
+        };
+        let all = sum.checked_add(addend);
+        *sum = all.unwrap_or(*sum);
+        all.is_some()
+    }
+
     pub(crate) fn restamp(&mut self, map: &dyn Fn(Dot) -> Dot) {
         for (dot, _) in &mut self.addends {
             *dot = map(*dot);

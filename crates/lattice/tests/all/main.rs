@@ -1,5 +1,6 @@
 //! Tests of the lattice through its public interface.
 
+mod again;
 mod convergence;
 mod fuzz;
 mod golden;
