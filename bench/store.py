@@ -236,10 +236,17 @@ class InnerRow:
     unit: str
 
 
-MERGES = [
-    InnerRow("merges", f"adds, {n} threads", f"DashMap adds, {n} threads", Target(least=1.0), "1/s")
-    for n in (1, 2, 4)
-]
+ADDS = ("adds", "adds in requests of 256", "adds in requests of 4096")
+MERGES = {
+    adds: [
+        InnerRow(
+            "merges", f"{adds}, {n} threads", f"DashMap adds, {n} threads", Target(least=1.0), "1/s"
+        )
+        for n in (1, 2, 4)
+    ]
+    for adds in ADDS
+}
+WIDENS = {adds: f"{adds}: the ratio of 4 threads" for adds in ADDS}
 ONE, FREE, TWO = "zipf, 1 shard, 1 core", "zipf, 1 shard, 2 cores", "zipf, 2 shards, 2 cores"
 INNER_ROWS = [
     InnerRow("zipf", TWO, ONE, Target(least=1.7), "1/s"),
@@ -248,9 +255,8 @@ INNER_ROWS = [
     InnerRow("read", "read at a new snapshot, p50", "DashMap get, p50", Target(most=3.0), "ns"),
     InnerRow("read", "read at a new snapshot, p99", "DashMap get, p99", Target(limit=2000), "ns"),
     InnerRow("read", "read at a shared snapshot, p50", "DashMap get, p50", Target(), "ns"),
-    *MERGES,
+    *(row for rows in MERGES.values() for row in rows),
 ]
-WIDENS = "adds: the ratio of 4 threads"
 PING_ROW = "PING pipeline 16"
 RESTART_ROW = "restart with 1 GB after kill -9"
 SMALL_ROW = "memory of a key of 16 B"
@@ -381,8 +387,8 @@ class Bench:
     def inner(self) -> None:
         """The rows within one process."""
         wanted = [row for row in INNER_ROWS if self.wants(row.side)]
-        if self.wants(WIDENS):
-            wanted += [row for row in MERGES if row not in wanted]
+        widens = [adds for adds in ADDS if self.wants(WIDENS[adds])]
+        wanted += [row for adds in widens for row in MERGES[adds] if row not in wanted]
         if not wanted:
             return
         program = find_program("tidemill-bench-store", "TIDEMILL_BENCH_STORE")
@@ -400,9 +406,9 @@ class Bench:
                 self.add(value_line(row.side, row.beside, row.unit, row.target, ours, other))
             else:
                 print(f"skipped: {row.side}, beside {row.beside}", file=sys.stderr)
-        if self.wants(WIDENS):
-            few, _, many = (ratios(Rounds(sides), row.side, row.beside) for row in MERGES)
-            self.add(value_line(WIDENS, "that of 1 thread", "", Target(least=1.0), many, few))
+        for adds in widens:
+            few, _, many = (ratios(Rounds(sides), row.side, row.beside) for row in MERGES[adds])
+            self.add(value_line(WIDENS[adds], "that of 1 thread", "", Target(least=1.0), many, few))
 
     def measure(self) -> None:
         """Everything that is asked for."""

@@ -10,7 +10,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
 use tidemill_lattice::{Clock, Dot, Writer};
-use tidemill_store::{Embedded, Options, PROVISIONAL};
+use tidemill_store::{Embedded, Options, PROVISIONAL, Store};
 
 /// The wall clock.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +102,7 @@ pub(crate) fn on_cores<T>(count: usize, work: impl FnOnce() -> io::Result<T>) ->
 /// A store in a directory of its own, which goes with it.
 pub(crate) struct Scratch {
     // Dropped before its directory.
-    store: Embedded,
+    store: Arc<Embedded>,
     _directory: TempDir,
 }
 
@@ -110,6 +110,11 @@ impl Scratch {
     /// The store. A method, so that a closure that uses it takes the directory along.
     pub(crate) fn store(&self) -> &Embedded {
         &self.store
+    }
+
+    /// The store, as requests take it.
+    pub(crate) fn shared(&self) -> Arc<dyn Store> {
+        Arc::<Embedded>::clone(&self.store)
     }
 }
 
@@ -124,7 +129,7 @@ pub(crate) fn open(shards: usize) -> io::Result<Scratch> {
     };
     let store = Embedded::open(options, Arc::new(SystemClock)).map_err(io::Error::other)?;
     Ok(Scratch {
-        store,
+        store: Arc::new(store),
         _directory: directory,
     })
 }

@@ -1,7 +1,8 @@
 //! Additions to a few hot counters by several threads, beside a `DashMap` of numbers.
 //!
-//! Each addition is an update of its own, with so many on their way at a time. A run fails if the
-//! counters do not add up.
+//! Each addition is an update of its own, with so many on their way at a time; or requests make so
+//! many, which they combine before they commit, as functions do. A run fails if the counters do not
+//! add up.
 
 use std::io;
 use std::sync::Arc;
@@ -9,11 +10,12 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use tidemill_lattice::{Cell, Key, Op, Value};
+use tidemill_session::{Outgoing, Request, View};
 use tidemill_store::{Durability, Embedded, Store, Update};
 
 use crate::Size;
 use crate::drive::keys;
-use crate::edge;
+use crate::edge::{self, Scratch};
 use crate::failures::Failures;
 use crate::side::Side;
 use crate::window::Window;
@@ -21,13 +23,20 @@ use crate::window::Window;
 const THREADS: [usize; 3] = [1, 2, 4];
 const HOT: u32 = 16;
 const FLYING_MAX: usize = 256;
+/// Additions of a request.
+const ADDS_A_REQUEST: [usize; 2] = [256, 4096];
+/// Requests of a thread that are on their way.
+const REQUESTS_MAX: usize = 4;
 
-/// Ours and the map's, by number of threads.
+/// Ours, one by one and in requests, and the map's, by number of threads.
 pub(crate) fn sides(size: Size) -> io::Result<Vec<Side>> {
     let keys: Arc<[Key]> = keys(HOT)?.into();
     let mut sides = Vec::new();
     for threads in THREADS {
         sides.push(of_store(threads, Arc::clone(&keys), size)?);
+        for adds in ADDS_A_REQUEST {
+            sides.push(of_requests(threads, adds, Arc::clone(&keys), size)?);
+        }
         sides.push(of_map(threads, Arc::clone(&keys), size));
     }
     Ok(sides)
@@ -54,6 +63,74 @@ fn of_store(threads: usize, keys: Arc<[Key]>, size: Size) -> io::Result<Side> {
         }
         Ok(vec![(format!("adds, {threads} threads"), rate)])
     })))
+}
+
+fn of_requests(threads: usize, adds: usize, keys: Arc<[Key]>, size: Size) -> io::Result<Side> {
+    let scratch = edge::open(edge::cores()?)?;
+    let mut all = 0;
+    Ok(Side(Box::new(move || {
+        let failures = Failures::default();
+        let (rate, added) = timed(threads, size, |time, begin| {
+            let window = Window::new(REQUESTS_MAX);
+            let mut adding = Adding::begin(&scratch);
+            let count = repeat(time, begin, &keys, |key| {
+                if adding.count == adds {
+                    let full = std::mem::replace(&mut adding, Adding::begin(&scratch));
+                    full.commit(&window, &failures);
+                }
+                adding.add(key, &failures);
+            });
+            adding.commit(&window, &failures);
+            window.drain();
+            count
+        });
+        failures.check()?;
+        all += added;
+        if sum(scratch.store(), &keys)? != i128::from(all) {
+            return Err(io::Error::other("the counters do not add up"));
+        }
+        Ok(vec![(
+            format!("adds in requests of {adds}, {threads} threads"),
+            rate,
+        )])
+    })))
+}
+
+/// A request that adds.
+struct Adding {
+    request: Arc<Request>,
+    view: View,
+    count: usize,
+}
+
+impl Adding {
+    fn begin(scratch: &Scratch) -> Adding {
+        let request = Request::begin(0, scratch.shared());
+        let view = request.view(Vec::new(), 0);
+        Adding {
+            request,
+            view,
+            count: 0,
+        }
+    }
+
+    fn add(&mut self, key: &Key, failures: &Failures) {
+        failures.note(self.view.write(key, &Op::CounterAdd(1)));
+        self.count += 1;
+    }
+
+    fn commit(self, window: &Arc<Window>, failures: &Failures) {
+        window.enter();
+        let (window, failures) = (Arc::clone(window), failures.clone());
+        let done = move |done| {
+            failures.note(done);
+            window.leave();
+        };
+        let buffers = [self.view.finish()];
+        let outgoing = Outgoing::default();
+        self.request
+            .commit(&buffers, Durability::Memory, outgoing, Box::new(done));
+    }
 }
 
 fn of_map(threads: usize, keys: Arc<[Key]>, size: Size) -> Side {
