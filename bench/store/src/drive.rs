@@ -24,6 +24,8 @@ const FLYING_MAX: usize = 256;
 const VALUE: [u8; 64] = [b'v'; 64];
 const DRAWS: usize = 1 << 20;
 const KEYS_A_COMMIT: usize = 500;
+/// How much longer than others these run: several checkpoints fit in.
+const LONGER: u64 = 4;
 
 /// How a store is driven: so many shards, by as many drivers, on so many processors.
 #[derive(Clone, Copy)]
@@ -32,28 +34,36 @@ struct Shape {
     cores: usize,
 }
 
-/// One shard with one processor, one shard with all of them, and a shard a processor. The
-/// latter only where a store can have several.
-pub(crate) fn sides(size: Size) -> io::Result<Vec<Side>> {
-    let all = edge::cores()?;
-    let mut shapes = vec![(1, 1)];
-    if all > 1 {
-        shapes.extend([(1, 2), (2, 2)]);
+/// One shard with one processor.
+pub(crate) fn one_on_one(size: Size) -> io::Result<Vec<Side>> {
+    sides(1, 1, size)
+}
+
+/// One shard with two processors.
+pub(crate) fn one_on_two(size: Size) -> io::Result<Vec<Side>> {
+    sides(1, 2, size)
+}
+
+/// A shard a processor.
+pub(crate) fn two_on_two(size: Size) -> io::Result<Vec<Side>> {
+    sides(2, 2, size)
+}
+
+/// Nothing where there are not so many processors.
+fn sides(shards: usize, cores: usize, size: Size) -> io::Result<Vec<Side>> {
+    if cores > edge::cores()? {
+        return Ok(Vec::new());
     }
     let keys: Arc<[Key]> = keys(size.keys)?.into();
     let law = Zipf::new(size.keys, EXPONENT);
     let draws: Arc<[Vec<u32>]> = (0..2).map(|seed| law.draw(DRAWS, seed)).collect();
-    let mut sides = Vec::new();
-    for (shards, cores) in shapes {
-        let scratch = edge::on_cores(cores, || {
-            let scratch = edge::open(shards)?;
-            fill(scratch.store(), &keys)?;
-            Ok(scratch)
-        })?;
-        let (keys, draws) = (Arc::clone(&keys), Arc::clone(&draws));
-        sides.push(side(Shape { shards, cores }, scratch, keys, draws, size));
-    }
-    Ok(sides)
+    let scratch = edge::on_cores(cores, || {
+        let scratch = edge::open(shards)?;
+        fill(scratch.store(), &keys)?;
+        Ok(scratch)
+    })?;
+    let shape = Shape { shards, cores };
+    Ok(vec![side(shape, scratch, keys, draws, size)])
 }
 
 fn side(
@@ -65,16 +75,18 @@ fn side(
 ) -> Side {
     let Shape { shards, cores } = shape;
     let name = format!("zipf, {}, {}", count(shards, "shard"), count(cores, "core"));
-    let time = Duration::from_millis(size.round_ms);
+    let time = Duration::from_millis(size.round_ms * LONGER);
+    let run = move |time| {
+        let begun = edge::now();
+        let done = edge::on_threads(cores, |number| {
+            drive(scratch.store(), &keys, &draws[number], time)
+        });
+        let done: io::Result<Vec<usize>> = done.into_iter().collect();
+        Ok(done?.iter().sum::<usize>() as f64 / begun.elapsed().as_secs_f64())
+    };
     Side(Box::new(move || {
-        let rate = edge::on_cores(cores, || {
-            let begun = edge::now();
-            let done = edge::on_threads(cores, |number| {
-                drive(scratch.store(), &keys, &draws[number], time)
-            });
-            let done: io::Result<Vec<usize>> = done.into_iter().collect();
-            Ok(done?.iter().sum::<usize>() as f64 / begun.elapsed().as_secs_f64())
-        })?;
+        // A store that has rested has given back what it does not need.
+        let rate = edge::on_cores(cores, || run(time / 4).and_then(|_| run(time)))?;
         Ok(vec![(name.clone(), rate)])
     }))
 }

@@ -1,9 +1,10 @@
-//! `tidemill-bench-store [--quick] [--rounds N] [zipf|read|merges ...]`: the store within one
-//! process. Prints one line of JSON: for each side the numbers of its rounds, which
-//! `bench/store.py` sets beside one another.
+//! `tidemill-bench-store [--quick] [--rounds N] [GROUP ...]`: the store within one process. Prints
+//! one line of JSON: for each side the numbers of its rounds, which `bench/store.py` sets beside one
+//! another.
 //!
-//! Sides take turns within every round, and every other round goes through them backwards, so
-//! that what slows the machine slows all of them. The store is driven by the public `Store`
+//! The sides of a group take turns within every round, and every other round goes through them
+//! backwards, so that what slows the machine slows all of them. Stores of a million keys are groups of
+//! their own, for a process each: several in one would share the allocator's pages. The store is driven by the public `Store`
 //! trait only. This program must not know a target, a door or a peer in another process.
 
 mod drive;
@@ -50,8 +51,10 @@ const QUICK: Size = Size {
 };
 
 type Make = fn(Size) -> io::Result<Vec<Side>>;
-const GROUPS: [(&str, Make); 3] = [
-    ("zipf", drive::sides),
+const GROUPS: [(&str, Make); 5] = [
+    ("zipf-1-1", drive::one_on_one),
+    ("zipf-1-2", drive::one_on_two),
+    ("zipf-2-2", drive::two_on_two),
     ("read", read::sides),
     ("merges", merges::sides),
 ];
@@ -103,7 +106,10 @@ fn parse(mut words: impl Iterator<Item = String>) -> io::Result<(Size, Vec<Strin
 }
 
 fn usage() -> io::Error {
-    io::Error::other("usage: tidemill-bench-store [--quick] [--rounds N] [zipf|read|merges ...]")
+    let groups = GROUPS.map(|(group, _)| group).join("|");
+    io::Error::other(format!(
+        "usage: tidemill-bench-store [--quick] [--rounds N] [{groups} ...]"
+    ))
 }
 
 #[cfg(test)]
